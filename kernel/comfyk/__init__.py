@@ -1,0 +1,16 @@
+"""comfyk: a server for generative workflows. These are the names that a plugin or a node pack works with."""
+
+from comfyk.context import check_interrupted, current_app, current_call, progress, progress_text
+from comfyk.hookspecs import hookimpl
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "check_interrupted",
+    "current_app",
+    "current_call",
+    "hookimpl",
+    "progress",
+    "progress_text",
+]

@@ -1,0 +1,292 @@
+"""Typed events and the bus that carries them.
+
+Events come from any thread (nodes run in the executor's); listeners run on the app's event loop, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+log = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Event:
+    """Something that happened. `client_id` is the client whose job it is about; None: of interest to all."""
+
+    type: ClassVar[str] = ""
+    client_id: str | None = None
+
+    def data(self) -> dict[str, Any]:
+        """The `data` of the WebSocket message `{"type": ..., "data": ...}`."""
+        return {}
+
+
+@dataclass(slots=True, kw_only=True)
+class QueueChanged(Event):
+    """A job was added, started, finished, moved or removed."""
+
+    type: ClassVar[str] = "status"
+    queue_remaining: int
+    """Pending and running jobs."""
+
+    def data(self) -> dict[str, Any]:
+        return {"status": {"exec_info": {"queue_remaining": self.queue_remaining}}}
+
+
+@dataclass(slots=True, kw_only=True)
+class JobEvent(Event):
+    """An event of one job."""
+
+    job_id: str
+
+    def data(self) -> dict[str, Any]:
+        return {"prompt_id": self.job_id}
+
+
+@dataclass(slots=True, kw_only=True)
+class JobMessage(JobEvent):
+    """A message of a job that also goes into its history, with the time it happened."""
+
+    timestamp: int = field(default_factory=now_ms)
+
+    def data(self) -> dict[str, Any]:
+        return {"prompt_id": self.job_id, "timestamp": self.timestamp}
+
+
+@dataclass(slots=True, kw_only=True)
+class ExecutionStart(JobMessage):
+    type: ClassVar[str] = "execution_start"
+
+
+@dataclass(slots=True, kw_only=True)
+class ExecutionCached(JobMessage):
+    """Which nodes of the prompt need not run, because their results are kept from before."""
+
+    type: ClassVar[str] = "execution_cached"
+    nodes: list[str]
+
+    def data(self) -> dict[str, Any]:
+        return {"nodes": self.nodes, "prompt_id": self.job_id, "timestamp": self.timestamp}
+
+
+@dataclass(slots=True, kw_only=True)
+class ExecutionSuccess(JobMessage):
+    """The job ended well; it is in the history before this is sent."""
+
+    type: ClassVar[str] = "execution_success"
+
+
+@dataclass(slots=True, kw_only=True)
+class ExecutionInterrupted(JobMessage):
+    type: ClassVar[str] = "execution_interrupted"
+    node_id: str | None
+    node_type: str | None
+    executed: list[str] = field(default_factory=list)
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "prompt_id": self.job_id,
+            "node_id": self.node_id,
+            "node_type": self.node_type,
+            "executed": self.executed,
+            "timestamp": self.timestamp,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class ExecutionError(JobMessage):
+    """A node failed, and the job with it."""
+
+    type: ClassVar[str] = "execution_error"
+    node_id: str | None
+    node_type: str | None
+    exception_message: str
+    exception_type: str
+    traceback: list[str] = field(default_factory=list)
+    executed: list[str] = field(default_factory=list)
+    current_inputs: dict[str, Any] | list[Any] = field(default_factory=dict)
+    current_outputs: list[str] = field(default_factory=list)
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "prompt_id": self.job_id,
+            "node_id": self.node_id,
+            "node_type": self.node_type,
+            "executed": self.executed,
+            "exception_message": self.exception_message,
+            "exception_type": self.exception_type,
+            "traceback": self.traceback,
+            "current_inputs": self.current_inputs,
+            "current_outputs": self.current_outputs,
+            "timestamp": self.timestamp,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Executing(JobEvent):
+    """A node begins; `node` is None when the job has ended."""
+
+    type: ClassVar[str] = "executing"
+    node: str | None
+    display_node: str | None = None
+
+    def data(self) -> dict[str, Any]:
+        if self.node is None:
+            return {"node": None, "prompt_id": self.job_id}
+        return {"node": self.node, "display_node": self.display_node, "prompt_id": self.job_id}
+
+
+@dataclass(slots=True, kw_only=True)
+class Executed(JobEvent):
+    """A node with something to show has run (or its kept result is shown again)."""
+
+    type: ClassVar[str] = "executed"
+    node: str
+    display_node: str
+    output: dict[str, Any] | None
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "node": self.node,
+            "display_node": self.display_node,
+            "output": self.output,
+            "prompt_id": self.job_id,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress(JobEvent):
+    """How far one node is."""
+
+    type: ClassVar[str] = "progress"
+    node: str
+    value: float
+    max: float
+
+    def data(self) -> dict[str, Any]:
+        return {"value": self.value, "max": self.max, "prompt_id": self.job_id, "node": self.node}
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeProgress:
+    """The state of one node in a `progress_state` message."""
+
+    node_id: str
+    display_node_id: str
+    parent_node_id: str | None
+    real_node_id: str
+    state: str
+    """`running`, `finished` or `error`."""
+    value: float = 0
+    max: float = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class ProgressState(JobEvent):
+    """The state of every node that has begun."""
+
+    type: ClassVar[str] = "progress_state"
+    nodes: dict[str, NodeProgress]
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "prompt_id": self.job_id,
+            "nodes": {
+                node_id: {
+                    "value": node.value,
+                    "max": node.max,
+                    "state": node.state,
+                    "node_id": node_id,
+                    "prompt_id": self.job_id,
+                    "display_node_id": node.display_node_id,
+                    "parent_node_id": node.parent_node_id,
+                    "real_node_id": node.real_node_id,
+                }
+                for node_id, node in self.nodes.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewImage:
+    """An encoded picture of work under way."""
+
+    data: bytes
+    format: str
+    """`JPEG` or `PNG`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Preview(JobEvent):
+    """A picture of work under way, from one node. Sent as a binary message."""
+
+    type: ClassVar[str] = "preview"
+    image: PreviewImage
+    node: NodeProgress
+
+
+@dataclass(slots=True, kw_only=True)
+class ProgressText(JobEvent):
+    """A line of text to show on a node. Sent as a binary message."""
+
+    type: ClassVar[str] = "progress_text"
+    node: str
+    text: str
+
+
+Listener = Callable[[Event], None]
+
+
+class EventBus:
+    """Carries events from any thread to listeners on the loop.
+
+    A burst of events wakes the loop once. A listener that raises is logged and the others still hear.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._waiting: deque[Event] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._scheduled = False
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Deliver on this loop from now on."""
+        self._loop = loop
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with each event, on the loop; it must not block. Returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def emit(self, event: Event) -> None:
+        """Hand an event over, from any thread. Without a loop (yet) it waits for one."""
+        self._waiting.append(event)
+        if not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self.deliver)
+            except RuntimeError:  # the loop is closed: nobody listens any more
+                self._scheduled = False
+
+    def deliver(self) -> None:
+        """Hand all waiting events to the listeners now. Call it on the loop only."""
+        self._scheduled = False
+        while self._waiting:
+            event = self._waiting.popleft()
+            for listener in tuple(self._listeners):
+                try:
+                    listener(event)
+                except Exception:
+                    log.exception("a listener failed on the event %r", event.type)

@@ -1,0 +1,112 @@
+"""Where jobs are kept. The kernel has a store in memory; a plugin opens a durable one (`comfyk_open_job_store`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from comfyk.jobs.model import Job, JobStatus, Outcome
+
+
+class StoreError(Exception):
+    """The store could not do it; the message says what happened, to which file, and what to do next."""
+
+
+class DuplicateJobError(StoreError):
+    """A job with this id is already stored."""
+
+
+@dataclass(slots=True)
+class JobSummary:
+    """A line of the jobs list; times in milliseconds since the epoch."""
+
+    id: str
+    status: JobStatus
+    priority: float
+    create_time: int
+    execution_start_time: int | None = None
+    execution_end_time: int | None = None
+    execution_error: dict[str, Any] | None = None
+    outputs_count: int | None = None
+    previewable_outputs_count: int | None = None
+    preview_output: dict[str, Any] | None = None
+    workflow_id: str | None = None
+
+
+@dataclass(slots=True)
+class JobQuery:
+    """Which jobs to list, and in which order."""
+
+    statuses: Collection[JobStatus] | None = None
+    workflow_id: str | None = None
+    user: str | None = None
+    sort_by: Literal["created_at", "execution_duration"] = "created_at"
+    descending: bool = True
+    limit: int | None = None
+    offset: int = 0
+
+
+@dataclass(slots=True)
+class JobDetail:
+    """One job whole. `outcome` is None while it has not ended."""
+
+    summary: JobSummary
+    job: Job
+    outcome: Outcome | None = None
+
+
+class JobStore(Protocol):
+    """What the queue asks of a store. Every method may be called from the app's event loop only.
+
+    A method that changes something returns when the change is durable, and raises StoreError when it is not:
+    then nothing of it was kept.
+    """
+
+    async def close(self) -> None: ...
+
+    async def unfinished(self) -> list[Job]:
+        """Jobs that have not ended, those that were running first, else by number, then by age."""
+        ...
+
+    async def add(self, job: Job) -> None:
+        """Keep a pending job. Raises DuplicateJobError when its id is taken (by a finished job too)."""
+        ...
+
+    async def start(self, job: Job, started_at: int) -> None:
+        """Mark it as running, for the `job.attempts`-th time."""
+        ...
+
+    async def finish(self, job: Job, outcome: Outcome) -> None:
+        """Put it into the history; its sensitive data is forgotten. The oldest beyond the limit are dropped."""
+        ...
+
+    async def renumber(self, job: Job) -> None:
+        """Keep the job's new `number`."""
+        ...
+
+    async def remove(self, ids: Collection[str]) -> None:
+        """Forget pending jobs."""
+        ...
+
+    async def history(self, limit: int | None = None, offset: int | None = None, user: str | None = None
+                      ) -> Sequence[tuple[str, bytes]]:
+        """Finished jobs, oldest first: (id, the JSON of its history entry, ready to send).
+
+        `limit` without `offset` gives the newest; `offset` counts from the oldest.
+        """
+        ...
+
+    async def history_entry(self, job_id: str, user: str | None = None) -> bytes | None:
+        """The JSON of one entry, or None."""
+        ...
+
+    async def delete_history(self, ids: Collection[str], user: str | None = None) -> None: ...
+
+    async def clear_history(self, user: str | None = None) -> None: ...
+
+    async def list(self, query: JobQuery) -> tuple[list[JobSummary], int]:
+        """One page of jobs in any state, and how many there are in all."""
+        ...
+
+    async def get(self, job_id: str, user: str | None = None) -> JobDetail | None: ...

@@ -1,0 +1,127 @@
+"""What the kernel needs to know of a node, however its author wrote it.
+
+A node class comes in two shapes: typed (`comfyk.io.ComfyNode`) and V1 (`INPUT_TYPES`, `RETURN_TYPES`,
+`FUNCTION`). `NodeDef` is the one face that validation, execution and `object_info` see.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+InputTypes = dict[str, dict[str, Any]]
+"""The field's common schema form: `{"required": {name: (type, options)}, "optional": {...}, "hidden": {...}}`."""
+
+Method = Literal["execute", "check_lazy_status", "fingerprint", "validate"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a node, as a prompt names it (`image`, or `group.image0` inside a dynamic input)."""
+
+    name: str
+    type: str | list[Any]
+    """An io type such as `IMAGE` or `INT`, or the list of a V1 combo's options."""
+    required: bool
+    options: Mapping[str, Any]
+
+    @property
+    def lazy(self) -> bool:
+        return bool(self.options.get("lazy"))
+
+    @property
+    def raw_link(self) -> bool:
+        """The node wants the link `[node_id, slot]` itself, not the value behind it."""
+        return bool(self.options.get("rawLink"))
+
+    @property
+    def choices(self) -> list[Any] | None:
+        """The options of a combo, or None for any other type."""
+        if isinstance(self.type, list):
+            return self.type
+        if self.type == "COMBO":
+            return list(self.options.get("options") or [])
+        return None
+
+
+@dataclass(slots=True)
+class LiveInputs:
+    """The inputs that a node has for the values at hand: dynamic inputs (autogrow, dynamic combos) expanded."""
+
+    specs: dict[str, InputSpec]
+    hidden: dict[str, str] = field(default_factory=dict)
+    """Argument name -> what it asks for: PROMPT, DYNPROMPT, EXTRA_PNGINFO, UNIQUE_ID, AUTH_TOKEN_COMFY_ORG ..."""
+    paths: dict[str, str] = field(default_factory=dict)
+    """Input name -> dotted path in the nested arguments that the node receives (typed nodes only)."""
+    empty_paths: set[str] = field(default_factory=set)
+    """Paths that get an empty dict when nothing was given for them."""
+
+
+@dataclass(slots=True)
+class NodeResult:
+    """What one call of a node gave, whatever its author returned."""
+
+    values: tuple[Any, ...] | None = None
+    """One value per output; None when the node has none to give."""
+    ui: dict[str, list[Any]] | None = None
+    expand: dict[str, Any] | None = None
+    """A subgraph `{node_id: {"class_type", "inputs"}}` to run in the node's place; `values` may link into it."""
+    block: str | None = None
+    blocked: bool = False
+    """True: everything behind the outputs is blocked, with the message `block` (None: silently)."""
+
+
+class NodeDef(ABC):
+    """A registered node class. The attributes are read once, at registration."""
+
+    name: str
+    cls: type
+    python_module: str
+    output_types: tuple[str, ...]
+    output_is_list: tuple[bool, ...]
+    input_is_list: bool
+    is_output: bool
+    has_intermediate_output: bool
+    not_idempotent: bool
+    accept_all_inputs: bool
+    is_async: bool
+    wants_unique_id: bool
+    """The node asks for its own id, so its results are not shared with an equal node elsewhere in the graph."""
+
+    @abstractmethod
+    def input_types(self) -> InputTypes:
+        """The schema as it stands now; combos that list files are read anew."""
+
+    @abstractmethod
+    def live_inputs(self, values: Mapping[str, Any], types: InputTypes | None = None) -> LiveInputs:
+        """The inputs for these prompt values. `types` spares a call of `input_types` when the caller has it."""
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """The `object_info` entry, with its fields in the order that ComfyUI gives them."""
+
+    @abstractmethod
+    def has(self, method: Method) -> bool:
+        """Whether the author wrote this method (`fingerprint` is V1's IS_CHANGED, `validate` its VALIDATE_INPUTS)."""
+
+    @abstractmethod
+    def validated_names(self) -> tuple[frozenset[str], bool]:
+        """The argument names of the validate method, and whether it takes `**kwargs`."""
+
+    @abstractmethod
+    def create(self) -> Any:
+        """The object that calls are made on; kept for the same node id of later prompts."""
+
+    @abstractmethod
+    def call(self, obj: Any, method: Method, values: Mapping[str, Any], live: LiveInputs, hidden: Mapping[str, Any]) -> Any:
+        """Call a method with flat input `values`; may return an awaitable.
+
+        `hidden` maps what is asked for (`"UNIQUE_ID"`, `"PROMPT"` ...) to its value. `execute` returns what
+        `result` understands; the others return what the author wrote.
+        """
+
+    @abstractmethod
+    def result(self, returned: Any) -> NodeResult:
+        """Read what `execute` returned. Raises TypeError that names the node when it cannot be read."""
