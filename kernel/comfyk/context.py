@@ -33,7 +33,7 @@ class Run(Protocol):
     def check_interrupted(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NodeCall:
     """One call of a node: which job, which node, and which item of a mapped list."""
 
@@ -41,6 +41,12 @@ class NodeCall:
     job_id: str
     node_id: str
     list_index: int | None = None
+    _graphs: int = 0
+
+    def next_graph(self) -> int:
+        """Number the subgraphs that this call builds, from 0."""
+        self._graphs += 1
+        return self._graphs - 1
 
 
 def current_app() -> App:

@@ -188,7 +188,7 @@ def comfyk_job_context(app: App, job_id: str) -> AbstractContextManager[Any] | N
     """
 
 
-@hookspec
+@hookspec(firstresult=True)
 def comfyk_node_call(app: App, node: NodeDef, inputs: Mapping[str, Any]) -> Any:
     """A node is called. For wrappers only: `@hookimpl(wrapper=True)`, `result = yield`, `return result`.
 

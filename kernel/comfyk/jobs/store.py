@@ -1,4 +1,4 @@
-"""Where jobs are kept. The kernel has a store in memory; a plugin opens a durable one (`comfyk_open_job_store`)."""
+"""Where jobs are kept: in memory here in the kernel, durably by a plugin (`comfyk_open_job_store`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class StoreError(Exception):
 
 class DuplicateJobError(StoreError):
     """A job with this id is already stored."""
+
+
+class UnknownJobError(StoreError):
+    """The job is not in the queue: it was never added, was removed, or has ended."""
 
 
 @dataclass(slots=True)
@@ -74,19 +78,26 @@ class JobStore(Protocol):
         ...
 
     async def start(self, job: Job, started_at: int) -> None:
-        """Mark it as running, for the `job.attempts`-th time."""
+        """Mark it as running, for the `job.attempts`-th time. Raises UnknownJobError."""
+        ...
+
+    async def requeue(self, job: Job) -> None:
+        """Make a running job a pending one again, with the job's `attempts`."""
         ...
 
     async def finish(self, job: Job, outcome: Outcome) -> None:
-        """Put it into the history; its sensitive data is forgotten. The oldest beyond the limit are dropped."""
+        """Put it into the history; its sensitive data is forgotten. The oldest beyond the limit are dropped.
+
+        Raises UnknownJobError when it is not in the queue.
+        """
         ...
 
     async def renumber(self, job: Job) -> None:
-        """Keep the job's new `number`."""
+        """Keep the job's new `number`; nothing happens when it has left the queue."""
         ...
 
     async def remove(self, ids: Collection[str]) -> None:
-        """Forget pending jobs."""
+        """Forget pending jobs; ids of others are ignored."""
         ...
 
     async def history(self, limit: int | None = None, offset: int | None = None, user: str | None = None

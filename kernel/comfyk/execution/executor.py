@@ -1,0 +1,136 @@
+"""The executor: a thread with an event loop of its own, on which jobs run one after another.
+
+Nodes may block it; clients, the queue and the store live on the app's loop and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from comfyk.context import set_app
+from comfyk.execution.cache import (
+    GIB,
+    ClassicCache,
+    LruCache,
+    NodeObjects,
+    NullCache,
+    OutputCache,
+    RamPressureCache,
+)
+from comfyk.execution.run import JobRun
+from comfyk.jobs.model import Job
+
+if TYPE_CHECKING:
+    from comfyk.app import App
+    from comfyk.settings import ExecutionSettings
+
+log = logging.getLogger(__name__)
+
+
+class Executor:
+    """Runs jobs. `prepare`, `run`, `interrupt` and `free` are called on the app's loop."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.cache: OutputCache = app.hook.comfyk_create_cache(app=app) or make_cache(app.settings.execution)
+        self.objects = NodeObjects()
+        self.current: JobRun | None = None
+        """The job under way."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._work, name="comfyk-executor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. A node that does not return in time is left behind; the process may end anyway."""
+        if not self._thread.is_alive():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            log.warning("a node is still running and does not stop; leaving it behind")
+        else:
+            self._loop.close()
+
+    def _work(self) -> None:
+        set_app(self.app)
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def prepare(self, job: Job) -> JobRun:
+        """Make a job the one under way, so that it can be interrupted from now on."""
+        self.current = JobRun(self, job, asyncio.get_running_loop())
+        return self.current
+
+    async def run(self, run: JobRun) -> None:
+        """Run a prepared job to its end; the outcome is in its report."""
+        try:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run.run(), self._loop))
+        finally:
+            self.current = None
+        run.report.progress.flush()
+
+    def interrupt(self) -> None:
+        """Ask the job under way to stop."""
+        if self.current is not None:
+            self.current.interrupt()
+
+    async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
+        """Free what can be made again; call it between jobs. Returns what was freed."""
+        work = self._free(unload_models, free_memory)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _free(self, unload_models: bool, free_memory: bool) -> dict[str, Any]:
+        freed: dict[str, Any] = {}
+        if free_memory:
+            freed["cached_results"] = self.cache.clear()
+            self.objects.clear()
+        for part in self.app.plugins.call(
+            "comfyk_free_memory", app=self.app, unload_models=unload_models, free_memory=free_memory
+        ):
+            freed.update(part)
+        gc.collect()
+        return freed
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call a function on the executor's loop, from any thread."""
+        with contextlib.suppress(RuntimeError):  # closed: nothing is left to call it on
+            self._loop.call_soon_threadsafe(function)
+
+    @contextlib.contextmanager
+    def job_context(self, job: Job) -> Iterator[None]:
+        """What plugins want around a job."""
+        if not self.app.plugins.implements("comfyk_job_context"):
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            for manager in self.app.hook.comfyk_job_context(app=self.app, job_id=job.id):
+                stack.enter_context(manager)
+            yield
+
+
+def make_cache(settings: ExecutionSettings) -> OutputCache:
+    """The cache that the settings ask for."""
+    match settings.cache:
+        case "classic":
+            return ClassicCache()
+        case "lru":
+            return LruCache(settings.cache_lru)
+        case "none":
+            return NullCache()
+    total = psutil.virtual_memory().total
+    active = settings.cache_ram_gb
+    inactive = settings.cache_ram_inactive_gb
+    return RamPressureCache(
+        headroom=int(active * GIB) if active is not None else min(10 * GIB, max(2 * GIB, total // 10)),
+        inactive_headroom=int(inactive * GIB) if inactive is not None else min(128 * GIB, total),
+    )

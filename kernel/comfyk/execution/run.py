@@ -1,0 +1,198 @@
+"""One job while it runs: from the prompt to an outcome, on the executor's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+from comfyk.context import Interrupted
+from comfyk.events import PreviewImage
+from comfyk.execution.cache import CacheEntry, Scope
+from comfyk.execution.classes import NodeClasses
+from comfyk.execution.node import Expands, NeedsInputs, NodeRunner, Waits
+from comfyk.execution.report import Report
+from comfyk.execution.results import Results
+from comfyk.graph.dynamic import DynamicPrompt
+from comfyk.graph.order import DependencyCycleError, ExecutionOrder
+from comfyk.graph.signature import Signatures
+from comfyk.jobs.model import Job, Outcome
+
+if TYPE_CHECKING:
+    from comfyk.execution.executor import Executor
+
+
+class JobRun:
+    """Runs one job. `interrupt` may be called from any thread, all else belongs to the executor's."""
+
+    def __init__(self, executor: Executor, job: Job, loop: asyncio.AbstractEventLoop) -> None:
+        self.app = executor.app
+        self.job = job
+        self.job_id = job.id
+        self.prompt = DynamicPrompt(job.prompt)
+        self.classes = NodeClasses(self.prompt, self.app.nodes)
+        self.report = Report(job, self.prompt, self.app.events, loop)
+        self._executor = executor
+        self._cache = executor.cache
+        self._interrupted = threading.Event()
+        self._nodes = NodeRunner(self)
+        self._signatures = Signatures(self.prompt, self.classes.get, self._nodes.fingerprint)
+        self.results = Results(self._cache, self._signatures)
+        self._order = ExecutionOrder(
+            self.prompt,
+            is_done=lambda node_id: self.results.find(node_id) is not None,
+            is_lazy=self.classes.is_lazy,
+            is_output=self.classes.is_output,
+            runs_first=self.classes.runs_first,
+            on_link=self.results.hold,
+        )
+
+    def progress(self, node_id: str, value: float, total: float, preview: PreviewImage | None = None) -> None:
+        self.report.progress.update(node_id, value, total, preview)
+
+    def progress_text(self, node_id: str, text: str) -> None:
+        self.report.progress.text(node_id, text)
+
+    def check_interrupted(self) -> None:
+        if self._interrupted.is_set():
+            raise Interrupted("the job was interrupted")
+
+    def interrupt(self) -> None:
+        """Stop as soon as a node reports progress, awaits, or ends."""
+        self._interrupted.set()
+        self._executor.call_soon(self._nodes.cancel)
+
+    async def run(self) -> Outcome:
+        """Run to the end. A failure of any kind is an outcome, not an exception."""
+        self.report.started()
+        node_id: str | None = None
+        try:
+            with self._executor.job_context(self.job):
+                await self._begin()
+                while self._order:
+                    node_id = await self._order.next()
+                    self.check_interrupted()
+                    if await self._step(node_id):
+                        self._order.complete(node_id)
+                        self.results.release(node_id)
+                        self._cache.relieve()
+                    else:
+                        self._order.put_back(node_id)
+                self._show_intermediate()
+            self.report.succeeded()
+        except Interrupted:
+            self.report.interrupted(node_id)
+        except DependencyCycleError as error:
+            # The client's own nodes were checked for cycles: blame one that an expansion added.
+            added = (node for node in error.nodes if self.prompt.get_parent_node_id(node) is not None)
+            self.report.failed(next(added, error.nodes[0]), error)
+        except BaseException as error:
+            # Whatever a node raises, SystemExit included, ends the job and not the server.
+            if isinstance(error, asyncio.CancelledError) and self._interrupted.is_set():
+                self.report.interrupted(node_id)
+            else:
+                self._fail(node_id, error)
+        finally:
+            await self._nodes.abandon()
+        return self.report.outcome
+
+    async def _begin(self) -> None:
+        nodes = self.job.prompt
+        await self._signatures.add(nodes)
+        pairs = {(node_id, node["class_type"]) for node_id, node in nodes.items()}
+        self._cache.begin({self._signatures[node_id] for node_id in nodes}, pairs)
+        self._executor.objects.begin(pairs)
+        self.report.cached([node_id for node_id in nodes if self.results.find(node_id) is not None])
+        for target in self.job.targets:
+            self._order.add(target)
+
+    async def _step(self, node_id: str) -> bool:
+        """Take a node further; True when it is done."""
+        kept = None if self._nodes.has_begun(node_id) else self.results.find(node_id)
+        if kept is not None:
+            self.results.put(node_id, kept)
+            if kept.ui is not None or self.classes.is_output(node_id):
+                self.report.show(node_id, kept.ui)
+            self.report.done(node_id, was_cached=True)
+            return True
+        if not self._nodes.has_begun(node_id):
+            self.report.begins(node_id)
+        match await self._nodes.step(node_id):
+            case CacheEntry() as entry:
+                self.results.put(node_id, entry)
+                self._cache.put(self._signatures[node_id], entry, self._scope(node_id))
+                if entry.ui is not None:
+                    self.report.show(node_id, entry.ui)
+                self.report.done(node_id)
+                return True
+            case NeedsInputs(names):
+                for name in names:
+                    self._order.require_input(node_id, name)
+            case Waits(tasks):
+                self._wait_for(node_id, tasks)
+            case Expands() as expansion:
+                if expansion.ui is not None:
+                    self.report.show(node_id, expansion.ui)
+                await self._expand(node_id, expansion)
+        return False
+
+    def _wait_for(self, node_id: str, tasks: list[asyncio.Task[Any]]) -> None:
+        release = self._order.block(node_id)
+        left = len(tasks)
+
+        def done(_: asyncio.Task[Any]) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                release()
+
+        for task in tasks:
+            task.add_done_callback(done)
+
+    async def _expand(self, node_id: str, expansion: Expands) -> None:
+        """Add the nodes of a subgraph; the node that expanded waits for them."""
+        for new_id, node in expansion.nodes.items():
+            if self.classes.get(node["class_type"]) is None:
+                raise ValueError(f"the node expanded to one of the unknown class {node['class_type']!r}")
+            node.setdefault("inputs", {})
+            self.prompt.add_ephemeral_node(new_id, node, node_id, node.get("override_display_id", node_id))
+        await self._signatures.add(expansion.nodes)
+        scope = Scope(self._pair(node_id), self._pair(self.prompt.get_real_node_id(node_id)))
+        self._cache.expanded(scope, {self._signatures[new_id] for new_id in expansion.nodes})
+        outputs = [new_id for new_id in expansion.nodes if self.classes.is_output(new_id)]
+        for source in outputs:
+            self._order.add(source)
+        for source in dict.fromkeys([*outputs, *expansion.sources]):
+            self._order.add_link(source, node_id)
+
+    def object_for(self, node_id: str) -> Any:
+        """The object that this node's calls are made on."""
+        root = self._pair(self.prompt.get_real_node_id(node_id))
+        return self._executor.objects.get(self._pair(node_id), root, self.classes.of(node_id).create)
+
+    def _scope(self, node_id: str) -> Scope | None:
+        parent = self.prompt.get_parent_node_id(node_id)
+        if parent is None:
+            return None
+        return Scope(self._pair(parent), self._pair(self.prompt.get_real_node_id(node_id)))
+
+    def _pair(self, node_id: str) -> tuple[str, str]:
+        return node_id, self.prompt.get_node(node_id)["class_type"]
+
+    def _show_intermediate(self) -> None:
+        """Show again what kept nodes with intermediate output showed when they ran."""
+        for node_id in self.job.prompt:
+            if node_id in self.report.executed or self.report.has_shown(node_id):
+                continue
+            if self.classes.of(node_id).has_intermediate_output and (kept := self.results.find(node_id)) is not None:
+                self.report.show(node_id, kept.ui)
+
+    def _fail(self, node_id: str | None, error: BaseException) -> None:
+        advice: list[str] = []
+        inputs = {}
+        if node_id is not None:
+            inputs = self._nodes.inputs_of(node_id)
+            definition = self.classes.get(self.prompt.get_node(node_id)["class_type"])
+            if definition is not None:
+                advice = self.app.plugins.call("comfyk_node_failed", app=self.app, node=definition, error=error)
+        self.report.failed(node_id, error, inputs=inputs, advice=advice, results=self.results.held())

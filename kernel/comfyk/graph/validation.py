@@ -1,0 +1,209 @@
+"""Refusing a prompt that cannot run, with every reason at once, before it is queued.
+
+Constants are converted as the field does it ("12" to 12 for an INT), in place. An error has the form
+`{"type", "message", "details", "extra_info"}`; `node_errors` maps node ids to
+`{"errors": [...], "dependent_outputs": [...], "class_type": ...}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from comfyk.graph.links import Prompt, is_link
+from comfyk.graph.node_validation import Error, NodeValidator, error
+
+if TYPE_CHECKING:
+    from comfyk.nodes.registry import NodeRegistry
+
+log = logging.getLogger(__name__)
+
+# Validation runs on the event loop: let others have a turn after so many nodes.
+_NODES_PER_TURN = 200
+
+
+class PromptError(Exception):
+    """The prompt was refused: `error` says why, `node_errors` what is wrong at each node."""
+
+    def __init__(self, error: Error, node_errors: dict[str, Any] | None = None) -> None:
+        super().__init__(f"{error['message']}: {error['details']}" if error["details"] else error["message"])
+        self.error = error
+        self.node_errors = node_errors or {}
+
+
+@dataclass(slots=True)
+class ValidPrompt:
+    """A prompt that can run, at least in part."""
+
+    targets: list[str]
+    """The output nodes that can be executed, in the prompt's order."""
+    node_errors: dict[str, Any]
+    """What is wrong at nodes behind other outputs, which are left out."""
+
+
+def check_shape(prompt: Any) -> Prompt:
+    """Make sure that a prompt from outside is one, before anything else looks at it. Raises PromptError."""
+    if not isinstance(prompt, dict):
+        raise PromptError(
+            error("invalid_prompt", "The prompt is not an object", f"expected node ids, got {_kind(prompt)}")
+        )
+    for node_id, node in prompt.items():
+        where = {"node_id": node_id}
+        if not isinstance(node, dict):
+            raise PromptError(
+                error("invalid_prompt", f"Node '{node_id}' is not an object", f"got {_kind(node)}", where)
+            )
+        if not isinstance(node.setdefault("inputs", {}), dict):
+            details = f"expected names and values, got {_kind(node['inputs'])}"
+            raise PromptError(error("invalid_prompt", f"The inputs of node '{node_id}' are not an object", details, where))
+    return prompt
+
+
+async def validate_prompt(
+    prompt: Prompt,
+    nodes: NodeRegistry,
+    targets: Collection[str] | None = None,
+    extra_errors: Iterable[Mapping[str, list[Error]]] = (),
+) -> ValidPrompt:
+    """Validate all that the outputs (those in `targets`, else all) depend on.
+
+    `extra_errors` are found by others and count like those found here. Raises PromptError when no output can run.
+    """
+    _refuse_unknown_nodes(prompt, nodes)
+    outputs = [
+        node_id
+        for node_id, node in prompt.items()
+        if nodes[node["class_type"]].is_output and (targets is None or node_id in targets)
+    ]
+    if not outputs:
+        raise PromptError(error("prompt_no_outputs", "Prompt has no outputs"))
+
+    order, cycles = _walk(prompt, outputs)
+    validator = NodeValidator(prompt, nodes)
+    errors: dict[str, list[Error]] = dict(cycles)
+    for count, node_id in enumerate(order, 1):
+        found = await validator.validate(node_id)
+        if found:
+            errors.setdefault(node_id, []).extend(found)
+        if count % _NODES_PER_TURN == 0:
+            await asyncio.sleep(0)
+    for more in extra_errors:
+        for node_id, found in more.items():
+            if node_id in prompt:
+                errors.setdefault(node_id, []).extend(found)
+    if not errors:
+        return ValidPrompt(outputs, {})
+
+    behind = _outputs_behind(prompt, order, outputs)
+    node_errors = {
+        node_id: {
+            "errors": errors[node_id],
+            "dependent_outputs": behind[node_id],
+            "class_type": prompt[node_id]["class_type"],
+        }
+        for node_id in order
+        if node_id in errors
+    }
+    failed = {output for entry in node_errors.values() for output in entry["dependent_outputs"]}
+    good = [output for output in outputs if output not in failed]
+    for node_id, entry in node_errors.items():
+        for found in entry["errors"]:
+            log.warning("prompt: node %s (%s): %s: %s", node_id, entry["class_type"], found["message"], found["details"])
+    if not good:
+        details = "\n".join(
+            f"{found['message']}: {found['details']}" for entry in node_errors.values() for found in entry["errors"]
+        )
+        raise PromptError(
+            error("prompt_outputs_failed_validation", "Prompt outputs failed validation", details), node_errors
+        )
+    return ValidPrompt(good, node_errors)
+
+
+def _refuse_unknown_nodes(prompt: Prompt, nodes: NodeRegistry) -> None:
+    found: dict[str, Error] = {}
+    for node_id, node in prompt.items():
+        class_type = node.get("class_type")
+        if isinstance(class_type, str) and class_type in nodes:
+            continue
+        meta = node.get("_meta")
+        title = meta.get("title") if isinstance(meta, dict) else None
+        if class_type is None:
+            name = title or f"ID #{node_id}"
+            message = f"Node '{name}' has no class_type. The workflow may be corrupted or a custom node is missing."
+        else:
+            message = f"Node '{title or class_type}' not found. The custom node may not be installed."
+        extra = {"node_id": node_id, "class_type": class_type, "node_title": title or class_type}
+        found[node_id] = error("missing_node_type", message, f"Node ID '#{node_id}'", extra)
+    if found:
+        raise PromptError(
+            next(iter(found.values())),
+            {
+                node_id: {
+                    "errors": [missing],
+                    "dependent_outputs": [],
+                    "class_type": missing["extra_info"]["class_type"],
+                }
+                for node_id, missing in found.items()
+            },
+        )
+
+
+def _walk(prompt: Prompt, outputs: list[str]) -> tuple[list[str], dict[str, list[Error]]]:
+    """All nodes that the outputs depend on, each after those it links to, and an error for each node of a cycle."""
+    order: list[str] = []
+    done: set[str] = set()
+    path: dict[str, None] = {}
+    cycles: dict[str, list[Error]] = {}
+    for output in outputs:
+        stack = [(output, False)]
+        while stack:
+            node_id, leaving = stack.pop()
+            if leaving:
+                del path[node_id]
+                done.add(node_id)
+                order.append(node_id)
+                continue
+            if node_id in done:
+                continue
+            if node_id in path:
+                _add_cycle(prompt, list(path), node_id, cycles)
+                continue
+            path[node_id] = None
+            stack.append((node_id, True))
+            sources = [value[0] for value in prompt[node_id]["inputs"].values() if is_link(value)]
+            stack.extend((source, False) for source in reversed(sources) if source in prompt and source not in done)
+    return order, cycles
+
+
+def _add_cycle(prompt: Prompt, path: list[str], node_id: str, cycles: dict[str, list[Error]]) -> None:
+    members = path[path.index(node_id) :]
+    if any(member in cycles for member in members):
+        return
+    way = " -> ".join(f"{member} ({prompt[member]['class_type']})" for member in [*members, node_id])
+    for member in members:
+        extra = {"node_id": member, "cycle_nodes": members}
+        cycles[member] = [error("dependency_cycle", "Dependency cycle detected", way, extra)]
+
+
+def _outputs_behind(prompt: Prompt, order: list[str], outputs: list[str]) -> dict[str, list[str]]:
+    """For each node the outputs that depend on it; sets of outputs as bits, so that the cost stays linear."""
+    bits = {output: 1 << index for index, output in enumerate(outputs)}
+    behind = {node_id: bits.get(node_id, 0) for node_id in order}
+    for _ in range(2):  # the second pass carries the bits round a cycle
+        for node_id in reversed(order):
+            for value in prompt[node_id]["inputs"].values():
+                if is_link(value) and value[0] in behind:
+                    behind[value[0]] |= behind[node_id]
+    return {
+        node_id: [output for output in outputs if mask & bits[output]] if mask else []
+        for node_id, mask in behind.items()
+    }
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {dict: "an object", list: "a list", str: "a string", bool: "true or false"}.get(type(value), "a number")
