@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 InputTypes = dict[str, dict[str, Any]]
-"""The field's common schema form: `{"required": {name: (type, options)}, "optional": {...}, "hidden": {...}}`."""
+"""The common schema form: `{"required": {name: (type, options)}, "optional": {...}, "hidden": {...}}`."""
 
 Method = Literal["execute", "check_lazy_status", "fingerprint", "validate"]
 
@@ -38,21 +38,24 @@ class InputSpec:
 
     @property
     def choices(self) -> list[Any] | None:
-        """The options of a combo, or None for any other type."""
+        """The options of a combo; None for other types, and for a combo whose options the client fetches."""
         if isinstance(self.type, list):
             return self.type
         if self.type == "COMBO":
-            return list(self.options.get("options") or [])
+            options = self.options.get("options")
+            return None if options is None and "remote" in self.options else list(options or [])
+        if self.type == "COMFY_DYNAMICCOMBO_V3":
+            return [option["key"] for option in self.options["options"]]
         return None
 
 
 @dataclass(slots=True)
 class LiveInputs:
-    """The inputs that a node has for the values at hand: dynamic inputs (autogrow, dynamic combos) expanded."""
+    """The inputs that a node has for the values at hand, dynamic ones (autogrow, dynamic combos) expanded."""
 
     specs: dict[str, InputSpec]
     hidden: dict[str, str] = field(default_factory=dict)
-    """Argument name -> what it asks for: PROMPT, DYNPROMPT, EXTRA_PNGINFO, UNIQUE_ID, AUTH_TOKEN_COMFY_ORG ..."""
+    """Argument name -> what it asks for: PROMPT, DYNPROMPT, EXTRA_PNGINFO, UNIQUE_ID ..."""
     paths: dict[str, str] = field(default_factory=dict)
     """Input name -> dotted path in the nested arguments that the node receives (typed nodes only)."""
     empty_paths: set[str] = field(default_factory=set)
@@ -67,7 +70,7 @@ class NodeResult:
     """One value per output; None when the node has none to give."""
     ui: dict[str, list[Any]] | None = None
     expand: dict[str, Any] | None = None
-    """A subgraph `{node_id: {"class_type", "inputs"}}` to run in the node's place; `values` may link into it."""
+    """A subgraph `{node_id: {"class_type", "inputs"}}` to run instead; `values` may link into it."""
     block: str | None = None
     blocked: bool = False
     """True: everything behind the outputs is blocked, with the message `block` (None: silently)."""
@@ -77,9 +80,11 @@ class NodeDef(ABC):
     """A registered node class. The attributes are read once, at registration."""
 
     name: str
+    display_name: str
     cls: type
     python_module: str
-    output_types: tuple[str, ...]
+    output_types: tuple[Any, ...]
+    """An io type each; some V1 nodes have the list of a combo's options here."""
     output_is_list: tuple[bool, ...]
     input_is_list: bool
     is_output: bool
@@ -87,39 +92,55 @@ class NodeDef(ABC):
     not_idempotent: bool
     accept_all_inputs: bool
     is_async: bool
-    wants_unique_id: bool
-    """The node asks for its own id, so its results are not shared with an equal node elsewhere in the graph."""
+    is_static: bool
+    """Neither the schema nor `info()` ever changes. Then `input_types()` gives the same dict each time."""
+
+    @property
+    @abstractmethod
+    def wants_unique_id(self) -> bool:
+        """The node asks for its own id, so its results are not shared with an equal node elsewhere."""
 
     @abstractmethod
     def input_types(self) -> InputTypes:
-        """The schema as it stands now; combos that list files are read anew."""
+        """The schema as it stands now; combos that list files are read anew. Callers must not change it."""
 
     @abstractmethod
     def live_inputs(self, values: Mapping[str, Any], types: InputTypes | None = None) -> LiveInputs:
-        """The inputs for these prompt values. `types` spares a call of `input_types` when the caller has it."""
+        """The inputs for these prompt values. `types` spares a call of `input_types` when the caller has it.
+
+        The result may be shared between calls; it is not to be changed.
+        """
 
     @abstractmethod
-    def info(self) -> dict[str, Any]:
-        """The `object_info` entry, with its fields in the order that ComfyUI gives them."""
+    def info(self, types: InputTypes | None = None) -> dict[str, Any]:
+        """The `object_info` entry, with its fields in the order that ComfyUI gives them.
+
+        Typed and V1 nodes give the same fields, and the same entry for the same node: every field is there,
+        `display_name` is never null, `search_aliases` and `output_tooltips` are lists, and each input is
+        `[type, options]`.
+        """
 
     @abstractmethod
     def has(self, method: Method) -> bool:
-        """Whether the author wrote this method (`fingerprint` is V1's IS_CHANGED, `validate` its VALIDATE_INPUTS)."""
+        """Whether there is such a method (`fingerprint` is IS_CHANGED in V1, `validate` VALIDATE_INPUTS)."""
 
     @abstractmethod
     def validated_names(self) -> tuple[frozenset[str], bool]:
-        """The argument names of the validate method, and whether it takes `**kwargs`."""
+        """The argument names of the validate method without `cls`, and whether it takes `**kwargs`."""
 
     @abstractmethod
     def create(self) -> Any:
         """The object that calls are made on; kept for the same node id of later prompts."""
 
     @abstractmethod
-    def call(self, obj: Any, method: Method, values: Mapping[str, Any], live: LiveInputs, hidden: Mapping[str, Any]) -> Any:
+    def call(
+        self, obj: Any, method: Method, values: Mapping[str, Any], live: LiveInputs, hidden: Mapping[str, Any]
+    ) -> Any:
         """Call a method with flat input `values`; may return an awaitable.
 
         `hidden` maps what is asked for (`"UNIQUE_ID"`, `"PROMPT"` ...) to its value. `execute` returns what
-        `result` understands; the others return what the author wrote.
+        `result` understands; the others return what the author wrote. `validate` drops the arguments that the
+        method does not take. `obj` may be None for `validate` and `fingerprint`.
         """
 
     @abstractmethod
