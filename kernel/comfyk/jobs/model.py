@@ -46,8 +46,11 @@ class Job:
 
     @property
     def workflow_id(self) -> str | None:
-        workflow = (self.extra_data.get("extra_pnginfo") or {}).get("workflow")
-        return workflow.get("id") if isinstance(workflow, dict) else None
+        """The id in the workflow that the client sent along, if that is well formed."""
+        found: Any = self.extra_data
+        for key in ("extra_pnginfo", "workflow", "id"):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, str) else None
 
     def queue_item(self) -> list[Any]:
         """The five fields that `/queue` and `/history` show: number, id, prompt, extra data, targets."""

@@ -18,7 +18,7 @@ class DuplicateJobError(StoreError):
 
 
 class UnknownJobError(StoreError):
-    """The job is not in the queue: it was never added, was removed, or has ended."""
+    """The job is not in the queue: it was never added, was removed, or has ended. Trying again is of no use."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,10 @@ class JobStore(Protocol):
     async def close(self) -> None: ...
 
     async def unfinished(self) -> list[Job]:
-        """Jobs that have not ended, those that were running first, else by number, then by age."""
+        """Jobs that have not ended: those that were started before come first, else by number, then by age.
+
+        A job that was running when the process ended is pending when the store is opened again.
+        """
         ...
 
     async def add(self, job: Job) -> None:
@@ -82,7 +85,7 @@ class JobStore(Protocol):
         ...
 
     async def requeue(self, job: Job) -> None:
-        """Make a running job a pending one again, with the job's `attempts`."""
+        """Make a running job a pending one again, with the job's `attempts`. Raises UnknownJobError."""
         ...
 
     async def finish(self, job: Job, outcome: Outcome) -> None:

@@ -1,0 +1,289 @@
+"""The durable job store: the kernel's `JobStore` on an SQL database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar
+
+from comfyk.jobs.history import finished_detail
+from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.store import (
+    DuplicateJobError,
+    JobDetail,
+    JobQuery,
+    JobSummary,
+    StoreError,
+    UnknownJobError,
+)
+from sqlalchemy import Connection, Engine, bindparam, case, delete, func, select, update
+from sqlalchemy.sql import Executable
+
+from comfyk_storage.engine import READERS, make_sqlite_file, open_engine, parse_url, sqlite_path
+from comfyk_storage.errors import describe, store_error
+from comfyk_storage.lock import FileLock, lock_postgres
+from comfyk_storage.migrations import prepare
+from comfyk_storage.retention import Retention
+from comfyk_storage.schema import SUMMARY, finished_row, jobs, pending_row, read_job, read_summary
+from comfyk_storage.writer import Change, Writer
+
+T = TypeVar("T")
+
+_ENDED = jobs.c.history_seq.is_not(None)
+_THIS = jobs.c.id == bindparam("job_id")
+_THIS_USER = jobs.c.user == bindparam("job_user")
+
+# Each of these sets what the change's rows hold; one object each, because changes of one object run together.
+_START = update(jobs).where(_THIS, jobs.c.history_seq.is_(None))
+_FINISH = update(jobs).where(_THIS, jobs.c.history_seq.is_(None))
+_REQUEUE = update(jobs).where(_THIS, jobs.c.history_seq.is_(None))
+_RENUMBER = update(jobs).where(_THIS, jobs.c.history_seq.is_(None))
+_REMOVE = delete(jobs).where(_THIS, jobs.c.status == JobStatus.PENDING.value)
+_DELETE = delete(jobs).where(_THIS, _ENDED)
+_DELETE_OF_USER = _DELETE.where(_THIS_USER)
+_CLEAR = delete(jobs).where(_ENDED)
+_CLEAR_OF_USER = _CLEAR.where(_THIS_USER)
+
+_UNFINISHED = (
+    select(jobs)
+    .where(jobs.c.status.in_([JobStatus.PENDING.value, JobStatus.IN_PROGRESS.value]))
+    .order_by(case((jobs.c.attempts > 0, 0), else_=1), jobs.c.number, jobs.c.seq)
+)
+_HISTORY = select(jobs.c.id, jobs.c.entry).where(_ENDED)
+_ENTRY = select(jobs.c.entry).where(_THIS, _ENDED)
+_ONE = select(*SUMMARY, jobs.c.user, jobs.c.attempts, jobs.c.body, jobs.c.sensitive, jobs.c.entry).where(
+    _THIS
+)
+
+
+class SqlJobStore:
+    """A `JobStore` in SQLite or PostgreSQL. One thread writes, two read; the event loop waits for none."""
+
+    def __init__(self, engine: Engine, writer: Writer, lock: FileLock | None, place: str, ended: int) -> None:
+        """For `open`. `ended` is the last `history_seq` in use."""
+        self._engine = engine
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._readers = ThreadPoolExecutor(READERS, "comfyk-storage-reader")
+        self._writer = writer
+        self._lock = lock
+        self._place = place
+        self._ended = ended
+        self._closed = False
+        self._add = _insert_unless_taken(engine.dialect.name)
+
+    @classmethod
+    def open(
+        cls,
+        database_url: str,
+        *,
+        synchronous: Literal["normal", "full"] = "normal",
+        history_limit: int = 10_000,
+        history_max_age_days: int | None = None,
+        busy_timeout_s: float = 5,
+    ) -> SqlJobStore:
+        """Open the store at `database_url`, creating or upgrading its tables; blocks for some milliseconds.
+
+        Raises StoreError, whose message says what to do, when that is impossible; then nothing was deleted
+        or overwritten.
+        """
+        url = parse_url(database_url)
+        file = sqlite_path(url)
+        place = describe(url, file)
+        lock = None
+        if file is not None:
+            make_sqlite_file(file)
+            lock = FileLock(file.with_name(file.name + ".lock"), file)
+        engine = open_engine(url, synchronous=synchronous, busy_timeout_s=busy_timeout_s)
+
+        def connect() -> Connection:
+            # The writer tells by the counts of changed rows whose change found nothing to do.
+            connection = engine.connect().execution_options(preserve_rowcount=True)
+            try:
+                if file is None:
+                    lock_postgres(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        connection: Connection | None = None
+        try:
+            connection = connect()
+            prepare(connection, place, file)
+            retention = Retention(connection, history_limit, history_max_age_days)
+            retention.count = retention.apply(connection, 0)
+            _put_back(connection)
+            ended = connection.scalar(select(func.max(jobs.c.history_seq))) or 0
+            connection.commit()
+            return cls(engine, Writer(connection, connect, retention, place), lock, place, ended)
+        except Exception as error:
+            if connection is not None:
+                connection.close()
+            engine.dispose()
+            if lock is not None:
+                lock.release()
+            raise store_error(error, place) from error
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(self._readers, self._writer.close)
+        self._readers.shutdown()
+        self._engine.dispose()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def add(self, job: Job) -> None:
+        try:
+            row = pending_row(job)
+        except ValueError as error:
+            raise StoreError(f"Job {job.id} cannot be written as JSON: {error}") from error
+        await self._writer.submit(Change(self._add, [row], unchanged=lambda: _duplicate(job)))
+
+    async def start(self, job: Job, started_at: int) -> None:
+        row = {
+            "job_id": job.id,
+            "status": JobStatus.IN_PROGRESS.value,
+            "attempts": job.attempts,
+            "started_at": started_at,
+        }
+        await self._writer.submit(Change(_START, [row], unchanged=lambda: _unknown(job)))
+
+    async def requeue(self, job: Job) -> None:
+        row = {
+            "job_id": job.id,
+            "status": JobStatus.PENDING.value,
+            "attempts": job.attempts,
+            "started_at": None,
+        }
+        await self._writer.submit(Change(_REQUEUE, [row], unchanged=lambda: _unknown(job)))
+
+    async def finish(self, job: Job, outcome: Outcome) -> None:
+        self._ended += 1
+        row = {"job_id": job.id, "history_seq": self._ended, **finished_row(job, outcome)}
+        await self._writer.submit(Change(_FINISH, [row], history=1, unchanged=lambda: _unknown(job)))
+
+    async def renumber(self, job: Job) -> None:
+        await self._writer.submit(Change(_RENUMBER, [{"job_id": job.id, "number": job.number}]))
+
+    async def remove(self, ids: Collection[str]) -> None:
+        await self._writer.submit(Change(_REMOVE, [{"job_id": job_id} for job_id in ids]))
+
+    async def delete_history(self, ids: Collection[str], user: str | None = None) -> None:
+        if user is None:
+            change = Change(_DELETE, [{"job_id": job_id} for job_id in ids], history=-1)
+        else:
+            rows = [{"job_id": job_id, "job_user": user} for job_id in ids]
+            change = Change(_DELETE_OF_USER, rows, history=-1)
+        await self._writer.submit(change)
+
+    async def clear_history(self, user: str | None = None) -> None:
+        if user is None:
+            change = Change(_CLEAR, [{}], history=-1)
+        else:
+            change = Change(_CLEAR_OF_USER, [{"job_user": user}], history=-1)
+        await self._writer.submit(change)
+
+    async def unfinished(self) -> list[Job]:
+        return await self._read(
+            lambda connection: [read_job(row, sensitive=True) for row in connection.execute(_UNFINISHED)]
+        )
+
+    async def history(
+        self, limit: int | None = None, offset: int | None = None, user: str | None = None
+    ) -> list[tuple[str, bytes]]:
+        query = _HISTORY if user is None else _HISTORY.where(jobs.c.user == user)
+        if limit is not None:
+            query = query.limit(max(limit, 0))
+        newest = limit is not None and (offset is None or offset < 0)
+        if newest:
+            query = query.order_by(jobs.c.history_seq.desc())
+        else:
+            query = query.order_by(jobs.c.history_seq).offset(max(offset or 0, 0))
+
+        def read(connection: Connection) -> list[tuple[str, bytes]]:
+            entries = [(job_id, entry) for job_id, entry in connection.execute(query)]
+            return entries[::-1] if newest else entries
+
+        return await self._read(read)
+
+    async def history_entry(self, job_id: str, user: str | None = None) -> bytes | None:
+        query = _ENTRY if user is None else _ENTRY.where(jobs.c.user == user)
+        return await self._read(lambda connection: connection.scalar(query, {"job_id": job_id}))
+
+    async def list(self, query: JobQuery) -> tuple[list[JobSummary], int]:
+        wanted = select(jobs.c.seq)
+        if query.statuses is not None:
+            wanted = wanted.where(jobs.c.status.in_([str(status) for status in query.statuses]))
+        if query.workflow_id is not None:
+            wanted = wanted.where(jobs.c.workflow_id == query.workflow_id)
+        if query.user is not None:
+            wanted = wanted.where(jobs.c.user == query.user)
+        column = jobs.c.duration if query.sort_by == "execution_duration" else jobs.c.created_at
+        order = [c.desc() if query.descending else c.asc() for c in (column, jobs.c.seq)]
+        page = wanted.order_by(*order).offset(max(query.offset, 0))
+        if query.limit is not None:
+            page = page.limit(max(query.limit, 0))
+        # The page is chosen in an index; only its rows are then read whole.
+        lines = select(*SUMMARY).where(jobs.c.seq.in_(page)).order_by(*order)
+        count = select(func.count()).select_from(wanted.subquery())
+
+        def read(connection: Connection) -> tuple[list[JobSummary], int]:
+            found = [read_summary(row) for row in connection.execute(lines)]
+            return found, connection.scalar(count) or 0
+
+        return await self._read(read)
+
+    async def get(self, job_id: str, user: str | None = None) -> JobDetail | None:
+        def read(connection: Connection) -> JobDetail | None:
+            row = connection.execute(_ONE, {"job_id": job_id}).first()
+            if row is None or user not in (None, row.user):
+                return None
+            summary = read_summary(row)
+            if row.entry is None:
+                return JobDetail(summary, read_job(row, sensitive=False))
+            return finished_detail(summary, row.entry, row.user, row.attempts)
+
+        return await self._read(read)
+
+    async def _read(self, read: Callable[[Connection], T]) -> T:
+        """Run `read` in a reader thread. What was committed before is seen."""
+
+        def run() -> T:
+            with self._reading.connect() as connection:
+                return read(connection)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+        except Exception as error:
+            raise store_error(error, self._place) from error
+
+
+def _put_back(connection: Connection) -> None:
+    """Nothing runs when a store is opened: what ran when the last server ended is pending again."""
+    running = jobs.c.status == JobStatus.IN_PROGRESS.value
+    if connection.scalar(select(jobs.c.seq).where(running).limit(1)) is not None:
+        connection.execute(
+            update(jobs).where(running).values(status=JobStatus.PENDING.value, started_at=None)
+        )
+
+
+def _insert_unless_taken(dialect: str) -> Executable:
+    """An insert that changes nothing when the id is taken. Only the dialect in use is imported."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+
+        return insert(jobs).inline().on_conflict_do_nothing(index_elements=["id"])
+    from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+    return postgres_insert(jobs).inline().on_conflict_do_nothing(index_elements=["id"])
+
+
+def _duplicate(job: Job) -> StoreError:
+    return DuplicateJobError(f"There is a job with the id {job.id} already; choose another id.")
+
+
+def _unknown(job: Job) -> StoreError:
+    return UnknownJobError(f"Job {job.id} is not in the queue: it was removed or has ended.")

@@ -1,0 +1,196 @@
+"""Schemas: new, from an older version, from a newer one."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import comfyk_storage.migrations as migrations
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from comfyk.jobs.store import StoreError
+from comfyk_storage.engine import open_engine, parse_url
+from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.schema import HEAD, metadata
+from sqlalchemy import Connection
+
+SCRIPTS = Path(migrations.__file__).parent
+NEXT = """
+from alembic import op
+import sqlalchemy as sa
+
+revision = "next"
+down_revision = "{head}"
+
+def upgrade():
+    op.add_column("comfyk_jobs", sa.Column("note", sa.Text))
+    op.execute("INSERT INTO comfyk_jobs (id, status, number, \\"user\\", attempts, created_at, duration, "
+               "outputs_count, previewable_outputs_count) "
+               "VALUES ('by upgrade', 'pending', 1, 'u', 0, 0, 0, 0, 0)")
+    {then}
+"""
+
+
+def connect(url: str) -> Connection:
+    return open_engine(parse_url(url), synchronous="normal", busy_timeout_s=1).connect()
+
+
+def scripts_with_next(folder: Path, then: str = "") -> Path:
+    scripts = folder / "migrations"
+    shutil.copytree(SCRIPTS, scripts)
+    (scripts / "versions" / "next.py").write_text(NEXT.format(head=HEAD, then=then))
+    return scripts
+
+
+def close(connection: Connection) -> None:
+    connection.close()
+    connection.engine.dispose()
+
+
+def test_the_newest_revision_is_the_one_that_the_schema_names():
+    assert ScriptDirectory(str(SCRIPTS)).get_current_head() == HEAD
+
+
+def test_migrated_tables_are_those_of_the_schema(database_url):
+    directory = ScriptDirectory(str(SCRIPTS))
+    connection = connect(database_url)
+    with EnvironmentContext(Config(), directory) as environment:
+        environment.configure(
+            connection=connection,
+            version_table=migrations.VERSION_TABLE,
+            fn=lambda revision, _: directory._upgrade_revs("head", revision),
+        )
+        environment.run_migrations()
+        connection.commit()
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "version_table": migrations.VERSION_TABLE,
+            "compare_type": True,
+            "compare_server_default": True,
+            "include_name": lambda name, kind, _: kind != "table" or name != migrations.VERSION_TABLE,
+            "include_object": lambda _o, name, kind, _r, _c: (
+                kind != "table" or name != migrations.VERSION_TABLE
+            ),
+        },
+    )
+    assert compare_metadata(context, metadata) == []
+    close(connection)
+
+
+def test_migrated_sqlite_has_the_same_sql(tmp_path):
+    statements = []
+    for name in ("created", "migrated"):
+        connection = connect(f"sqlite:///{tmp_path}/{name}.db")
+        if name == "migrated":
+            directory = ScriptDirectory(str(SCRIPTS))
+            with EnvironmentContext(Config(), directory) as environment:
+                environment.configure(
+                    connection=connection,
+                    version_table=migrations.VERSION_TABLE,
+                    fn=lambda revision, _, directory=directory: directory._upgrade_revs("head", revision),
+                )
+                environment.run_migrations()
+        else:
+            migrations.prepare(connection, "x", None)
+        connection.commit()
+        rows = connection.exec_driver_sql(
+            "SELECT name, sql FROM sqlite_master "
+            f"WHERE tbl_name <> '{migrations.VERSION_TABLE}' ORDER BY name"
+        )
+        statements.append([tuple(row) for row in rows])
+        close(connection)
+    assert statements[0] == statements[1]
+    assert len(statements[0]) > 4
+
+
+async def test_an_older_database_is_backed_up_and_upgraded(tmp_path, make_job):
+    file = tmp_path / "comfyk.db"
+    store = SqlJobStore.open(f"sqlite:///{file}")
+    await store.add(make_job("a"))
+    await store.close()
+    earlier = tmp_path / f"comfyk.db.{HEAD}.backup"
+    earlier.write_text("an earlier backup")
+    connection = connect(f"sqlite:///{file}")
+    migrations.prepare(connection, "x", file, head="next", scripts=scripts_with_next(tmp_path))
+    close(connection)
+
+    def jobs(path: Path) -> list[str]:
+        with sqlite3.connect(path) as reading:
+            return [row[0] for row in reading.execute("SELECT id FROM comfyk_jobs ORDER BY seq")]
+
+    assert jobs(file) == ["a", "by upgrade"]
+    backup = tmp_path / f"comfyk.db.{HEAD}.backup.2"
+    assert jobs(backup) == ["a"]
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert earlier.read_text() == "an earlier backup"
+
+
+def test_postgresql_is_upgraded(postgres, tmp_path):
+    url = postgres()
+    for head, scripts in [(HEAD, SCRIPTS), ("next", scripts_with_next(tmp_path))]:
+        connection = connect(url)
+        migrations.prepare(connection, "x", None, head=head, scripts=scripts)
+        close(connection)
+    connection = connect(url)
+    assert connection.exec_driver_sql("SELECT id, note FROM comfyk_jobs").all() == [("by upgrade", None)]
+    close(connection)
+
+
+def test_an_upgrade_that_fails_changes_nothing(database_url, tmp_path):
+    connection = connect(database_url)
+    migrations.prepare(connection, "x", None)
+    scripts = scripts_with_next(tmp_path, then="raise RuntimeError('half way')")
+    with pytest.raises(RuntimeError, match="half way"):
+        migrations.prepare(connection, "x", None, head="next", scripts=scripts)
+    close(connection)
+    connection = connect(database_url)
+    migrations.prepare(connection, "x", None)
+    assert connection.exec_driver_sql("SELECT * FROM comfyk_jobs").all() == []
+    close(connection)
+
+
+async def test_a_database_from_a_newer_version_is_refused(database_url, make_job):
+    store = SqlJobStore.open(database_url)
+    await store.add(make_job("a"))
+    await store.close()
+    connection = connect(database_url)
+    connection.exec_driver_sql(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
+    connection.commit()
+    close(connection)
+    with pytest.raises(
+        StoreError, match=r"newer version of comfyk-storage \(revision 9999.*Nothing was changed"
+    ):
+        SqlJobStore.open(database_url)
+
+
+def test_a_table_of_someone_else_is_left_alone(database_url):
+    connection = connect(database_url)
+    connection.exec_driver_sql("CREATE TABLE comfyk_jobs (mine INTEGER)")
+    connection.commit()
+    close(connection)
+    with pytest.raises(StoreError, match="did not make"):
+        SqlJobStore.open(database_url)
+
+
+@pytest.mark.parametrize("kind", ["new", "existing"])
+async def test_opening_imports_neither_alembic_nor_the_orm(tmp_path, kind):
+    url = f"sqlite:///{tmp_path}/comfyk.db"
+    if kind == "existing":
+        await SqlJobStore.open(url).close()
+    code = (
+        "import asyncio, sys, comfyk_storage.plugin\n"
+        "assert 'sqlalchemy' not in sys.modules\n"
+        "from comfyk_storage.job_store import SqlJobStore\n"
+        "asyncio.run(SqlJobStore.open(sys.argv[1]).close())\n"
+        "heavy = {'alembic', 'sqlalchemy.orm', 'sqlalchemy.dialects.postgresql', 'psycopg'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, url], check=True)
