@@ -1,1 +1,1 @@
-
+"""The nodes that every workflow builds on, computed with torch."""

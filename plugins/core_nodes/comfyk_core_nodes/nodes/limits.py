@@ -1,0 +1,4 @@
+"""Limits that the schemas share."""
+
+MAX_RESOLUTION = 16384
+"""The longest side of a picture that a node makes, in pixels."""

@@ -1,0 +1,110 @@
+"""Nodes that write pictures: for keeps into the output folder, to look at into the temp folder."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from comfyk import current_app, io
+from comfyk.ui import SavedImages, SavedResult
+
+from comfyk_core_nodes.images.filename import next_counter, resolve_prefix
+from comfyk_core_nodes.images.save import save_pngs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save(
+    images: Tensor, prefix: str, folder: io.FolderType, hidden: io.HiddenHolder, compress_level: int
+) -> SavedImages:
+    """Save `[B, H, W, C]` below the output or temp folder, with the prompt and the workflow in each file.
+
+    Raises SaveError that names the prefix or the file.
+    """
+    app = current_app()
+    _, height, width = images.shape[:3]
+    target = resolve_prefix(
+        prefix, app.folders.directory(folder.value), width=width, height=height, prompt=hidden.prompt
+    )
+    metadata = {}
+    if not app.settings.section("metadata").disable:
+        if hidden.prompt is not None:
+            metadata["prompt"] = hidden.prompt
+        metadata.update(hidden.extra_pnginfo or {})
+    # A temp name is random, so nothing is counted on from.
+    counter = 1 if folder is io.FolderType.temp else next_counter(target)
+    names = save_pngs(images, target, counter, compress_level=compress_level, metadata=metadata)
+    return SavedImages([SavedResult(name, target.subfolder, folder) for name in names])
+
+
+class SaveImage(io.ComfyNode):
+    """Writes each of `[B, H, W, C]` to a PNG of its own, and hands the pictures on."""
+
+    RELATIVE_PYTHON_MODULE = "nodes"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveImage",
+            display_name="Save Image",
+            category="image",
+            description="Writes the pictures into the output folder, as PNG files that carry their workflow.",
+            search_aliases=["save", "save image", "export image", "output image", "write image", "download"],
+            essentials_category="Basics",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("images", tooltip="What to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="ComfyUI",
+                    tooltip="How the files are called, in front of a number. A slash makes a subfolder. "
+                    "%date:yyyy-MM-dd%, %width% and %KSampler.seed% (a node's title, class or id, and one of "
+                    "its inputs) are filled in.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, filename_prefix: str = "ComfyUI") -> io.NodeOutput:
+        saved = save(images, filename_prefix, io.FolderType.output, cls.hidden, compress_level=4)
+        return io.NodeOutput(images, ui=saved)
+
+
+class PreviewImage(io.ComfyNode):
+    """Writes `[B, H, W, C]` into the temp folder, which is emptied by the next start."""
+
+    RELATIVE_PYTHON_MODULE = "nodes"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PreviewImage",
+            display_name="Preview Image",
+            category="image",
+            description="Shows the pictures without keeping them.",
+            search_aliases=[
+                "preview",
+                "preview image",
+                "show image",
+                "view image",
+                "display image",
+                "image viewer",
+            ],
+            essentials_category="Basics",
+            is_output_node=True,
+            inputs=[io.Image.Input("images")],
+            outputs=[io.Image.Output(display_name="images")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor) -> io.NodeOutput:
+        suffix = "".join(chr(ord("a") + byte % 26) for byte in os.urandom(5))
+        saved = save(images, f"ComfyUI_temp_{suffix}", io.FolderType.temp, cls.hidden, compress_level=1)
+        return io.NodeOutput(images, ui=saved)
+
+
+NODES = (SaveImage, PreviewImage)

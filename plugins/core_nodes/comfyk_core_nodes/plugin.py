@@ -1,0 +1,52 @@
+"""The hooks of the core nodes: the nodes, torch around every job, and what is known of the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from comfyk import hookimpl
+
+from comfyk_core_nodes import devices
+from comfyk_core_nodes.nodes import NODES
+
+if TYPE_CHECKING:
+    from comfyk.app import App
+
+
+@hookimpl
+def comfyk_register_nodes(app: App) -> None:
+    for node in NODES:
+        app.nodes.add(node)
+
+
+@hookimpl(trylast=True)
+async def comfyk_serve() -> None:
+    """Last, so that the port is open before torch takes the processor."""
+    devices.warm_up_later()
+
+
+@hookimpl
+def comfyk_job_context() -> AbstractContextManager[None]:
+    return devices.job_context()
+
+
+@hookimpl
+def comfyk_node_failed(error: BaseException) -> str | None:
+    return devices.out_of_memory(error)
+
+
+@hookimpl
+def comfyk_free_memory() -> Mapping[str, Any]:
+    return {"bytes": devices.free_memory()}
+
+
+@hookimpl
+def comfyk_device_stats() -> list[dict[str, Any]]:
+    return devices.device_stats()
+
+
+@hookimpl
+def comfyk_system_stats() -> Mapping[str, Any]:
+    return {"pytorch_version": devices.torch_version()}

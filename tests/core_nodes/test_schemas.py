@@ -1,0 +1,55 @@
+"""The schemas say what ComfyUI 0.33's `object_info` says (`facts.json`; without its tooltips and descriptions)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyk.app import App
+
+FACTS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "facts.json").read_text())
+INPUT_LISTS = {"LoadImage", "LoadImageMask"}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_schema_is_the_reference(app: App, name: str) -> None:
+    (app.folders.input / "picture.png").write_bytes(b"")
+    facts = FACTS[name]
+    info = app.nodes[name].info()
+    for key in facts.keys() - {"inputs"}:
+        assert info[key] == facts[key], key
+    assert [group for group, _, _ in facts["inputs"].values()] == ["required"] * len(facts["inputs"])
+    assert info["input_order"]["required"] == list(facts["inputs"])
+    for input_name, (_, expected_type, expected_options) in facts["inputs"].items():
+        io_type, options = info["input"]["required"][input_name]
+        if expected_type == "FILES":
+            expected_type = ["picture.png"]
+        assert io_type == expected_type
+        assert {key: value for key, value in options.items() if key != "tooltip"} in (
+            expected_options,
+            # A line of text says so, as typed nodes do; V1 nodes of the reference leave that out.
+            {**expected_options, "multiline": False} if expected_type == "STRING" else expected_options,
+        )
+    assert info["description"]
+
+
+def test_all_nodes_are_registered(app: App) -> None:
+    assert set(app.nodes.names()) == set(FACTS)
+
+
+def test_registering_imports_nothing_heavy() -> None:
+    code = (
+        "import comfyk_core_nodes.plugin as plugin, sys\n"
+        "from comfyk.nodes.registry import NodeRegistry\n"
+        "class App: nodes = NodeRegistry()\n"
+        "plugin.comfyk_register_nodes(App)\n"
+        "assert plugin.comfyk_system_stats()['pytorch_version']\n"
+        "assert plugin.comfyk_device_stats()[0]['type'] == 'cpu'\n"
+        "print(sorted({'torch', 'numpy', 'PIL'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
