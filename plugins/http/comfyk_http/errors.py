@@ -1,0 +1,136 @@
+"""Errors as clients see them: always JSON, in the shape that the path's clients know, never with a traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from aiohttp import web
+from comfyk.jobs.store import StoreError
+from comfyk.wire import dumps
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+H = TypeVar("H", bound=Handler)
+Shape = Callable[["ApiError"], dict[str, Any]]
+
+_SHAPE = "comfyk_error_shape"
+
+
+class ApiError(Exception):
+    """Answered as `status` with a JSON body that says what is wrong, and with what."""
+
+    def __init__(
+        self,
+        status: int,
+        type: str,
+        message: str,
+        details: str = "",
+        *,
+        extra_info: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`type` is for programs, `message` for people; `extra` adds fields beside `error`."""
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.message = message
+        self.details = details
+        self.extra_info = dict(extra_info or {})
+        self.extra = dict(extra or {})
+        self.headers = headers
+
+
+class BadField(ApiError):
+    """400: a field of the request is not what it has to be."""
+
+    def __init__(self, field: str, message: str, *, type: str = "invalid_request", status: int = 400) -> None:
+        super().__init__(
+            status, type, f"{field}: {message}" if field else message, extra_info={"field": field}
+        )
+
+
+def as_object(error: ApiError) -> dict[str, Any]:
+    """The common shape: `{"error": {"type", "message", "details", "extra_info"}}`."""
+    body = {
+        "type": error.type,
+        "message": error.message,
+        "details": error.details or error.message,
+        "extra_info": error.extra_info,
+    }
+    return {"error": body, **error.extra}
+
+
+def as_prompt_error(error: ApiError) -> dict[str, Any]:
+    """The common shape with `node_errors` beside it, as `POST /prompt` answers."""
+    return {**as_object(error), "node_errors": error.extra.get("node_errors", {})}
+
+
+def as_text(error: ApiError) -> dict[str, Any]:
+    """`{"error": "what is wrong"}`, as the jobs routes answer."""
+    return {"error": error.message, **error.extra}
+
+
+def shaped(shape: Shape) -> Callable[[H], H]:
+    """Mark a handler: its errors are answered in this shape instead of the common one."""
+
+    def mark(handler: H) -> H:
+        setattr(handler, _SHAPE, shape)
+        return handler
+
+    return mark
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost middleware: whatever goes wrong inside becomes a JSON answer."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return _answer(request, error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _answer(request, _from_http(request, error))
+    except StoreError as error:
+        log.error("%s %s: %s", request.method, request.path, error)
+        return _answer(request, ApiError(503, "storage_error", str(error)))
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return _answer(
+            request, ApiError(500, "internal_error", "The server failed to answer; its log says why.")
+        )
+
+
+def _answer(request: web.Request, error: ApiError) -> web.Response:
+    shape: Shape = getattr(request.match_info.handler, _SHAPE, as_object)
+    body = dumps(shape(error))
+    return web.Response(
+        status=error.status, body=body, content_type="application/json", headers=error.headers
+    )
+
+
+def _from_http(request: web.Request, error: web.HTTPException) -> ApiError:
+    headers = {name: value for name, value in error.headers.items() if name in ("Allow", "Content-Range")}
+    match error.status:
+        case 404:
+            return ApiError(404, "not_found", f"There is nothing at {request.path}.")
+        case 405:
+            message = f"{request.path} does not take {request.method}."
+            return ApiError(405, "method_not_allowed", message, headers=headers)
+        case 413:
+            return too_large(request)
+    name = (error.reason or "error").lower().replace(" ", "_")
+    return ApiError(error.status, name, error.text or error.reason or name, headers=headers)
+
+
+def too_large(request: web.Request) -> ApiError:
+    """413, with the limit and the setting that moves it."""
+    limit = request.client_max_size
+    message = f"The request is larger than the {limit / 1024 / 1024:g} MB that this server takes."
+    return ApiError(
+        413, "too_large", message, "Raise the limit with --max-upload-size (http.max_upload_size_mb)."
+    )

@@ -1,0 +1,53 @@
+"""Content types: which one a file has, and which of them a browser would run."""
+
+from __future__ import annotations
+
+import mimetypes
+
+# Said here because the tables of the system differ, and on Windows are whatever programs made of them.
+_TYPES = mimetypes.MimeTypes()
+for _suffix, _type in {
+    ".avif": "image/avif",
+    ".css": "text/css",
+    ".exr": "image/x-exr",
+    ".flac": "audio/flac",
+    ".glb": "model/gltf-binary",
+    ".gltf": "model/gltf+json",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".m4a": "audio/mp4",
+    ".md": "text/markdown",
+    ".mjs": "text/javascript",
+    ".mkv": "video/x-matroska",
+    ".mov": "video/quicktime",
+    ".mp3": "audio/mpeg",
+    ".mp4": "video/mp4",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+    ".wav": "audio/wav",
+    ".webm": "video/webm",
+    ".webp": "image/webp",
+    ".woff2": "font/woff2",
+}.items():
+    _TYPES.add_type(_type, _suffix)
+
+# What may be shown as it is. All else is saved: new types that browsers learn to run are covered that way too.
+_SHOWN = ("image/", "video/", "audio/", "model/", "font/")
+_ALSO_SHOWN = frozenset({"application/json", "text/plain", "text/markdown", "text/csv"})
+
+
+def content_type(name: str) -> str:
+    """The content type by a file's name; `application/octet-stream` when it says nothing."""
+    type, encoding = _TYPES.guess_type(name)
+    return type if type is not None and encoding is None else "application/octet-stream"
+
+
+def runs_in_browser(type: str) -> bool:
+    """Whether a page could be made to run code by a file of this type, were it shown instead of saved."""
+    if type.endswith(("+xml", "/xml")):
+        return True
+    return not type.startswith(_SHOWN) and type not in _ALSO_SHOWN

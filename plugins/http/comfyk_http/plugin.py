@@ -1,0 +1,61 @@
+"""The hooks of the http plugin. aiohttp is imported when the server begins to serve, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from comfyk import hookimpl
+
+from comfyk_http.settings import HttpSettings
+
+if TYPE_CHECKING:
+    from comfyk.app import App
+    from pydantic import BaseModel
+
+    from comfyk_http.server import HttpServer
+
+_servers: WeakKeyDictionary[App, HttpServer] = WeakKeyDictionary()
+
+
+def server_of(app: App) -> HttpServer:
+    """The server that serves this app. Raises KeyError when none does."""
+    return _servers[app]
+
+
+@hookimpl
+def comfyk_register_settings() -> Mapping[str, type[BaseModel]]:
+    return {"http": HttpSettings}
+
+
+@hookimpl
+async def comfyk_serve(app: App) -> None:
+    from comfyk_http.server import HttpServer
+
+    server = HttpServer(app, app.settings.section("http"))
+    await server.start()
+    _servers[app] = server
+    print(f"To see the UI go to: {server.url}", flush=True)
+
+
+@hookimpl
+async def comfyk_shutdown(app: App) -> None:
+    server = _servers.pop(app, None)
+    if server is not None:
+        await server.stop()
+
+
+@hookimpl(trylast=True)  # so that another plugin can serve a path in place of ours, such as `/`
+def comfyk_register_routes(app: App) -> Iterable[Any]:
+    from comfyk_http.routes import all_routes
+
+    return all_routes()
+
+
+@hookimpl
+def comfyk_feature_flags(app: App) -> Mapping[str, Any]:
+    return {
+        "supports_preview_metadata": True,
+        "max_upload_size": app.settings.section("http").max_upload_size,
+    }

@@ -1,0 +1,185 @@
+"""What requests may hold: pydantic models of bodies and queries, and the one way to read them.
+
+Clients of ComfyUI rarely set a content type, so a JSON body counts by what it is, not by its header. Unknown fields
+are ignored, since newer clients send more.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import web
+from comfyk.jobs.model import JobStatus
+from comfyk.wire import loads
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from comfyk_http.errors import ApiError, BadField
+from comfyk_http.keys import SETTINGS
+
+M = TypeVar("M", bound=BaseModel)
+
+_ROOM = 50  # levels of nesting, out of about 200
+_FAR = 2**31 - 1  # beyond it nothing is ever stored, and databases refuse the number
+
+
+def _near(value: Any) -> Any:
+    """Read a number of rows; a huge one means the same as a large one."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+    return max(-_FAR, min(number, _FAR))
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Rows = Annotated[int, BeforeValidator(_near)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class PromptRequest(Body):
+    """`POST /prompt`; `prompt_id` is read apart, because it has an error of its own."""
+
+    prompt: dict[str, Any]
+    number: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    front: bool = False
+    extra_data: dict[str, Any] | None = None
+    client_id: str | None = None
+    partial_execution_targets: list[str] | None = None
+
+
+class MoveRequest(Body):
+    prompt_id: str
+    front: bool = False
+    number: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+class QueueRequest(Body):
+    """`POST /queue`: what ComfyUI takes, and `pause`, `resume` and `move`."""
+
+    clear: bool = False
+    delete: list[str] = []
+    pause: bool = False
+    resume: bool = False
+    move: MoveRequest | None = None
+
+
+class HistoryRequest(Body):
+    clear: bool = False
+    delete: list[str] = []
+
+
+class InterruptRequest(Body):
+    prompt_id: str | None = None
+
+
+class FreeRequest(Body):
+    unload_models: bool = False
+    free_memory: bool = False
+
+
+class HistoryQuery(Body):
+    max_items: Rows | None = None
+    offset: Rows | None = None
+
+
+class JobsQuery(Body):
+    status: str = ""
+    workflow_id: str | None = None
+    sort_by: Annotated[Literal["created_at", "execution_duration"], BeforeValidator(_lower)] = "created_at"
+    sort_order: Annotated[Literal["asc", "desc"], BeforeValidator(_lower)] = "desc"
+    limit: Annotated[Rows, Field(gt=0)] | None = None
+    offset: Rows = 0
+
+    @property
+    def statuses(self) -> list[JobStatus] | None:
+        """None for all. Raises BadField for a status that there is not."""
+        names = [name.strip().lower() for name in self.status.split(",") if name.strip()]
+        known = [status.value for status in JobStatus]
+        if unknown := [name for name in names if name not in known]:
+            raise BadField("status", f"there is no {', '.join(unknown)}; valid values: {', '.join(known)}")
+        return [JobStatus(name) for name in names] or None
+
+
+class CancelRequest(Body):
+    job_ids: list[Any]
+
+
+class OriginalRef(Body):
+    """The picture that a mask belongs to."""
+
+    filename: str
+    subfolder: str = ""
+    type: str = "output"
+
+
+def _loads(data: bytes) -> Any:
+    """Parse a body that is nested less deeply than JSON may be, so that what wraps it can be read back too."""
+    if data.count(b"[") + data.count(b"{") < _ROOM:
+        return loads(data)
+    value = loads(b"[" * _ROOM + data + b"]" * _ROOM)
+    for _ in range(_ROOM):
+        if len(value) != 1:
+            raise ValueError("more than one value")
+        value = value[0]
+    return value
+
+
+async def read_json(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
+    """The body as a JSON object; with `optional` no body at all is an empty one. Raises ApiError."""
+    data = await request.read()
+    if optional and not data.strip():
+        return {}
+    try:
+        body = _loads(data)
+    except ValueError as error:
+        raise ApiError(400, "invalid_json", "The request body is not valid JSON.", str(error)) from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "invalid_json", "The request body has to be a JSON object.")
+    return body
+
+
+def parse(model: type[M], values: Any) -> M:
+    """Check a body or a query. Raises BadField that names the first wrong field."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise BadField(".".join(map(str, first["loc"])), first["msg"]) from None
+
+
+def parse_query(model: type[M], request: web.Request) -> M:
+    """Check the query string; of a repeated parameter the first counts."""
+    query = request.query
+    return parse(model, {name: query[name] for name in query})
+
+
+def is_job_id(value: object) -> bool:
+    """Whether it is a UUID in canonical form: ids are compared as text, so no other spelling will do."""
+    if not isinstance(value, str) or len(value) != 36:
+        return False
+    try:
+        return str(uuid.UUID(value)) == value
+    except ValueError:
+        return False
+
+
+def user_of(request: web.Request) -> str:
+    """Whose request it is: `default`, but with `multi_user` the one named by the header `Comfy-User`."""
+    if not request.app[SETTINGS].multi_user:
+        return "default"
+    user = request.headers.get("Comfy-User", "default")
+    if not user.isprintable() or len(user) > 255:
+        raise BadField("Comfy-User", "not the name of a user")
+    return user
+
+
+def view_of(request: web.Request) -> str | None:
+    """Whose jobs the request may see: None for all of them, which is so without `multi_user`."""
+    return user_of(request) if request.app[SETTINGS].multi_user else None

@@ -1,0 +1,43 @@
+"""`/extensions`: the scripts that packs and plugins add to the web UI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from aiohttp import web
+from comfyk.folders import PathOutsideError, resolve_inside
+
+from comfyk_http.answers import json_answer
+from comfyk_http.errors import ApiError
+from comfyk_http.files import content_type
+from comfyk_http.keys import APP
+
+
+def _scripts(directories: Mapping[str, Path]) -> list[str]:
+    return [
+        f"/extensions/{quote(name)}/{quote(file.relative_to(folder).as_posix())}"
+        for name, folder in directories.items()
+        for file in sorted(folder.rglob("*.js"))
+    ]
+
+
+async def list_extensions(request: web.Request) -> web.Response:
+    """The addresses of all scripts; the UI loads each when it starts."""
+    return json_answer(await asyncio.to_thread(_scripts, dict(request.app[APP].web_directories)))
+
+
+async def get_extension_file(request: web.Request) -> web.StreamResponse:
+    """A file of a web directory. Browsers ask each time whether it changed, since packs are updated in place."""
+    folder = request.app[APP].web_directories.get(request.match_info["name"])
+    try:
+        file = resolve_inside(folder, request.match_info["path"]) if folder is not None else None
+    except PathOutsideError:
+        file = None
+    if file is None or not file.is_file():
+        raise ApiError(404, "not_found", f"There is no file {request.path}.")
+    return web.FileResponse(
+        file, headers={"Content-Type": content_type(file.name), "Cache-Control": "no-cache"}
+    )

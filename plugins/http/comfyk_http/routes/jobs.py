@@ -1,0 +1,103 @@
+"""`/jobs`: jobs in every state, with filters and pages, and cancelling them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+from comfyk.jobs.model import JobStatus
+from comfyk.jobs.outputs import listed_outputs
+from comfyk.jobs.store import JobDetail, JobQuery, JobSummary
+
+from comfyk_http.answers import json_answer
+from comfyk_http.errors import ApiError, as_text, shaped
+from comfyk_http.keys import APP
+from comfyk_http.requests import CancelRequest, JobsQuery, is_job_id, parse, parse_query, read_json, view_of
+
+
+@shaped(as_text)
+async def list_jobs(request: web.Request) -> web.Response:
+    """One page of jobs; without a `limit` all of them, and then the page's limit is their number."""
+    asked = parse_query(JobsQuery, request)
+    offset = max(asked.offset, 0)
+    found, total = await request.app[APP].jobs.store.list(
+        JobQuery(
+            statuses=asked.statuses,
+            workflow_id=asked.workflow_id or None,
+            user=view_of(request),
+            sort_by=asked.sort_by,
+            descending=asked.sort_order == "desc",
+            limit=asked.limit,
+            offset=offset,
+        )
+    )
+    page = {
+        "offset": offset,
+        "limit": total if asked.limit is None else asked.limit,
+        "total": total,
+        "has_more": offset + len(found) < total,
+    }
+    return json_answer({"jobs": [_line(job) for job in found], "pagination": page})
+
+
+@shaped(as_text)
+async def get_job(request: web.Request) -> web.Response:
+    """One job whole."""
+    job_id = request.match_info["job_id"]
+    detail = None
+    if is_job_id(job_id):
+        detail = await request.app[APP].jobs.store.get(job_id, view_of(request))
+    if detail is None:
+        raise ApiError(404, "not_found", "Job not found")
+    return json_answer(_details(detail))
+
+
+@shaped(as_text)
+async def cancel_job(request: web.Request) -> web.Response:
+    """Cancel a job, running or pending; an ended or unknown one stays as it is, and that is no error."""
+    return json_answer({"cancelled": await _cancel(request, [request.match_info["job_id"]])})
+
+
+@shaped(as_text)
+async def cancel_jobs(request: web.Request) -> web.Response:
+    """Cancel several jobs; those that have ended, or never were, are passed over."""
+    asked = parse(CancelRequest, await read_json(request))
+    wrong = [
+        value if isinstance(value, str) else repr(value) for value in asked.job_ids if not is_job_id(value)
+    ]
+    if wrong:
+        raise ApiError(400, "invalid_request", "job_ids contains invalid id(s)", extra={"invalid_ids": wrong})
+    return json_answer({"cancelled": await _cancel(request, asked.job_ids)})
+
+
+async def _cancel(request: web.Request, job_ids: list[str]) -> bool:
+    """Cancel those of the jobs that the request may see; whether there was any to cancel."""
+    queue, user = request.app[APP].jobs, view_of(request)
+    if user is not None:
+        own = {job.id for job in (*queue.running, *queue.pending) if job.user == user}
+        job_ids = [job_id for job_id in job_ids if job_id in own]
+    states = [await queue.cancel(job_id) for job_id in job_ids]
+    return any(state in (JobStatus.PENDING, JobStatus.IN_PROGRESS) for state in states)
+
+
+def _line(job: JobSummary) -> dict[str, Any]:
+    """A job as it is listed: what is not known is left out."""
+    return {name: value for name, value in asdict(job).items() if value is not None}
+
+
+def _details(detail: JobDetail) -> dict[str, Any]:
+    job, outcome = detail.job, detail.outcome
+    details = _line(detail.summary)
+    details["workflow"] = {"prompt": job.prompt, "extra_data": job.extra_data}
+    if outcome is not None:
+        completed = outcome.status is JobStatus.COMPLETED
+        details["outputs"] = listed_outputs(outcome.outputs)
+        details["execution_status"] = {
+            "status_str": "success" if completed else "error",
+            "completed": completed,
+            "messages": outcome.messages,
+        }
+        details["execution_meta"] = outcome.meta
+        details["update_time"] = outcome.finished_at
+    return details

@@ -1,0 +1,88 @@
+"""`/prompt`: a prompt comes in and is queued."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from aiohttp import web
+from comfyk.events import now_ms
+from comfyk.graph.validation import PromptError
+from comfyk.jobs.store import DuplicateJobError
+from comfyk.wire import dumps
+
+from comfyk_http.answers import json_answer
+from comfyk_http.errors import ApiError, BadField, as_prompt_error, shaped
+from comfyk_http.keys import APP
+from comfyk_http.requests import PromptRequest, is_job_id, parse, read_json, user_of
+from comfyk_http.routes.system import queue_info
+
+log = logging.getLogger(__name__)
+
+SENSITIVE = ("auth_token_comfy_org", "api_key_comfy_org")
+"""Keys of `extra_data` that are never shown, and forgotten when the job ends."""
+
+
+async def get_prompt(request: web.Request) -> web.Response:
+    """How many jobs remain."""
+    return json_answer(queue_info(request.app[APP]))
+
+
+@shaped(as_prompt_error)
+async def post_prompt(request: web.Request) -> web.Response:
+    """Validate a prompt and put it into the queue; it is stored when this answers."""
+    app = request.app[APP]
+    body = await read_json(request)
+    if body.get("prompt") is None:
+        raise ApiError(400, "no_prompt", "No prompt provided")
+    asked = parse(PromptRequest, body)
+    job_id = body.get("prompt_id")
+    if job_id is not None and not is_job_id(job_id):
+        raise ApiError(
+            400,
+            "invalid_prompt_id",
+            "prompt_id must be a valid UUID",
+            "It has to be in the canonical form, lowercase with hyphens; leave it out and the server makes one.",
+        )
+    extra_data, sensitive = _extra_data(request, asked, body)
+    try:
+        submission = await app.jobs.submit(
+            asked.prompt,
+            extra_data=extra_data,
+            number=asked.number,
+            front=asked.front,
+            targets=asked.partial_execution_targets,
+            job_id=job_id,
+            user=user_of(request),
+            sensitive=sensitive,
+        )
+    except PromptError as error:
+        log.warning("invalid prompt: %s: %s", error.error.get("message"), error.error.get("details"))
+        return web.Response(
+            status=400,
+            body=dumps({"error": error.error, "node_errors": error.node_errors}),
+            content_type="application/json",
+        )
+    except DuplicateJobError as error:
+        raise ApiError(400, "duplicate_prompt_id", "A job with this prompt_id exists.", str(error)) from None
+    job = submission.job
+    return json_answer({"prompt_id": job.id, "number": job.number, "node_errors": submission.node_errors})
+
+
+def _extra_data(
+    request: web.Request, asked: PromptRequest, body: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is kept with the job, and what must not be seen of it."""
+    extra_data = asked.extra_data or {}
+    if "client_id" in body:
+        extra_data["client_id"] = asked.client_id
+    client_id = extra_data.get("client_id")
+    if client_id is None:
+        extra_data.pop("client_id", None)
+    elif not isinstance(client_id, str):
+        raise BadField("extra_data.client_id", "Input should be a valid string")
+    source = request.headers.get("Comfy-Usage-Source")
+    if source:
+        extra_data.setdefault("comfy_usage_source", source)
+    extra_data["create_time"] = now_ms()
+    return extra_data, {key: extra_data.pop(key) for key in SENSITIVE if key in extra_data}

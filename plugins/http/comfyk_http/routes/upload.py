@@ -1,0 +1,144 @@
+"""`/upload/image` and `/upload/mask`: a file comes in. It goes to the disk as it comes, never into memory whole."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import BadHttpMessage
+from comfyk.folders import PathOutsideError
+from comfyk.wire import loads
+
+from comfyk_http import pictures
+from comfyk_http.answers import json_answer
+from comfyk_http.errors import ApiError, BadField, too_large
+from comfyk_http.keys import APP
+from comfyk_http.requests import OriginalRef, parse
+from comfyk_http.routes.view import locate
+from comfyk_http.uploads import Incoming
+
+_PIECE = 256 * 1024
+_LONGEST_FIELD = 64 * 1024
+_MOST_FIELDS = 100
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_A_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+@dataclass(slots=True)
+class _Form:
+    """The upload: the file, its name, and the other fields."""
+
+    file: Incoming
+    filename: str = ""
+    has_file: bool = False
+    fields: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def subfolder(self) -> str:
+        return self.fields.get("subfolder", "")
+
+    @property
+    def type(self) -> str:
+        return self.fields.get("type") or "input"
+
+
+async def upload_image(request: web.Request) -> web.Response:
+    """Store a file, and say under which name."""
+    async with _received(request) as form:
+        return await _place(request, form)
+
+
+async def upload_mask(request: web.Request) -> web.Response:
+    """Store a copy of a picture that has the sent picture's alpha channel."""
+    async with _received(request) as form:
+        try:
+            reference = loads(form.fields.get("original_ref", ""))
+        except ValueError as error:
+            raise BadField("original_ref", f"not valid JSON: {error}") from None
+        ref = parse(OriginalRef, reference)
+        try:
+            original = locate(request.app[APP].folders, ref.filename, ref.type, ref.subfolder)
+        except (ValueError, OSError) as error:
+            raise BadField("original_ref", str(error)) from None
+        if original is None:
+            raise BadField("original_ref", f"there is no file {ref.filename!r}")
+        try:
+            await asyncio.to_thread(pictures.put_mask, original, form.file.path, form.filename)
+        except pictures.PictureError as error:
+            raise BadField("image", str(error)) from None
+        return await _place(request, form)
+
+
+async def _place(request: web.Request, form: _Form) -> web.Response:
+    try:
+        root = request.app[APP].folders.directory(form.type)
+    except ValueError as error:
+        raise BadField("type", str(error)) from None
+    overwrite = form.fields.get("overwrite", "").lower() in ("true", "1")
+    try:
+        name = await asyncio.to_thread(
+            form.file.place, root, form.subfolder, form.filename, overwrite=overwrite
+        )
+    except PathOutsideError as error:
+        raise BadField("image", str(error)) from None
+    return json_answer({"name": name, "subfolder": form.subfolder, "type": form.type})
+
+
+@asynccontextmanager
+async def _received(request: web.Request) -> AsyncIterator[_Form]:
+    """The whole form, read to its end. Raises ApiError for what is no upload, is too large or finds no room."""
+    if request.content_type != "multipart/form-data":
+        raise ApiError(400, "invalid_request", "An upload has to be multipart/form-data.")
+    if (request.content_length or 0) > request.client_max_size:
+        raise too_large(request)
+    try:
+        # Most uploads are inputs; which folder it is may be said after the file.
+        with Incoming(request.app[APP].folders.input) as incoming:
+            form = _Form(incoming)
+            try:
+                await _read(request, form)
+            except (BadHttpMessage, ValueError, AssertionError, EOFError, LookupError, RuntimeError) as error:
+                if isinstance(error, web.HTTPException):
+                    raise
+                raise ApiError(400, "invalid_request", "The upload is malformed.", str(error)) from None
+            if not form.filename:
+                raise BadField("image", "no file was sent")
+            yield form
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ApiError(507, "disk_full", "There is no room left on the server's disk.") from None
+        if error.errno in _NOT_A_NAME:
+            raise BadField("image", f"{error.filename!r} cannot be stored: {error.strerror}") from None
+        raise
+
+
+async def _read(request: web.Request, form: _Form) -> None:
+    left, count = request.client_max_size, 0
+    async for part in await request.multipart():
+        count += 1
+        if count > _MOST_FIELDS:
+            raise ValueError("too many fields")
+        if not isinstance(part, BodyPartReader):
+            raise ValueError("a form inside of the form")
+        name = part.name or ""
+        stored = name == "image" and part.filename is not None and not form.has_file
+        text = bytearray()
+        while data := await part.read_chunk(_PIECE):
+            left -= len(data)
+            if left < 0:
+                raise too_large(request)
+            if stored:
+                await form.file.write(data)
+            elif part.filename is None:
+                text += data
+                if len(text) > _LONGEST_FIELD:
+                    raise BadField(name, "too long")
+        if stored:
+            form.filename, form.has_file = part.filename or "", True
+        elif part.filename is None:
+            form.fields.setdefault(name, text.decode())
+    await asyncio.to_thread(form.file.finish)

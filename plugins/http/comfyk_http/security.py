@@ -1,0 +1,194 @@
+"""Who may talk to the server: checks against DNS rebinding and against other web sites' pages (CSRF).
+
+A browser will send any site's requests to 127.0.0.1. So a request is refused when the name in its `Host` could be
+somebody else's (rebinding), when its `Origin` is another site, or when the browser says that another site made it.
+Programs that are no browsers send none of these headers and are not affected.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Iterable
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from comfyk_http.errors import ApiError, Handler
+from comfyk_http.settings import HttpSettings
+
+log = logging.getLogger(__name__)
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+# Names that no stranger can register, so that they cannot be pointed here by one.
+_PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
+_CORS_HEADERS = {
+    "Access-Control-Allow-Methods": "POST, GET, DELETE, PUT, OPTIONS, PATCH",
+    "Access-Control-Allow-Headers": "Content-Type, Authorization, Comfy-User",
+}
+
+
+@lru_cache(maxsize=1024)
+def _split(authority: str) -> tuple[str, int | None]:
+    """`"[::1]:8188"` -> `("::1", 8188)`. Raises ValueError."""
+    parts = urlsplit(f"//{authority}")
+    if parts.username is not None or parts.path or parts.query or parts.fragment or not parts.hostname:
+        raise ValueError(f"{authority!r} is not a host")
+    return parts.hostname.rstrip("."), parts.port
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """Decides which requests to let in; `check` is called for every one."""
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self._cors = settings.cors_origin
+        self._loopback_only = all(_is_loopback(address) for address in settings.addresses)
+        self._names = {name.lower() for name in settings.allowed_hosts}
+        self._any = "*" in self._names or self._cors == "*"
+        self._own_name = socket.gethostname().lower()
+
+    def check(self, request: web.Request) -> None:
+        """Raises ApiError (403) for a request that another site may have made."""
+        if self._any:
+            return
+        headers = request.headers
+        host = headers.get("Host")
+        if host is not None and not self.knows_host(host):
+            raise _refused(
+                request,
+                f"This server is not known as {host!r}.",
+                "If you reach it by that name, add it to `allowed_hosts` in the section [http] of comfyk.toml.",
+            )
+        origin = headers.get("Origin")
+        if origin is not None:
+            if not self._same_site(origin, host):
+                raise _refused(
+                    request,
+                    f"Requests from pages of {origin!r} are not allowed.",
+                    "Start with --enable-cors-header ORIGIN to allow them.",
+                )
+            return
+        site = headers.get("Sec-Fetch-Site")
+        if (site == "cross-site" or (site == "same-site" and request.method not in _SAFE_METHODS)) and not (
+            _opens_page(request) or self._allowed_referer(request)
+        ):
+            raise _refused(
+                request,
+                "The browser says that another site made this request.",
+                "Start with --enable-cors-header ORIGIN to allow that site.",
+            )
+
+    def knows_host(self, authority: str) -> bool:
+        """Whether the name is this server's own, and could not be a stranger's that points here."""
+        try:
+            host, _ = _split(authority.lower())
+        except ValueError:
+            return False
+        if host in self._names or _is_loopback(host):
+            return True
+        if self._loopback_only:
+            return False
+        # On a network: addresses, and names that only that network knows (a machine's, a container's).
+        return (
+            _is_address(host) or "." not in host or host == self._own_name or host.endswith(_PRIVATE_SUFFIXES)
+        )
+
+    def _same_site(self, origin: str, host: str | None) -> bool:
+        origin = origin.lower()
+        if self._cors is not None and origin == self._cors.lower():
+            return True
+        try:
+            parts = urlsplit(origin)
+            theirs, their_port = _split(parts.netloc)
+            if theirs in self._names:
+                return True
+            ours, our_port = _split((host or "").lower())
+        except ValueError:
+            return False
+        default = 443 if parts.scheme in ("https", "wss") else 80
+        # A proxy in front may leave the port out of either; two different ports are two sites.
+        return theirs == ours and (
+            their_port is None or our_port is None or (their_port or default) == our_port
+        )
+
+    def _allowed_referer(self, request: web.Request) -> bool:
+        referer = request.headers.get("Referer", "")
+        if self._cors is None:
+            return False
+        parts = urlsplit(referer)
+        return f"{parts.scheme}://{parts.netloc}".lower() == self._cors.lower()
+
+
+def _opens_page(request: web.Request) -> bool:
+    """A link from another site to the start page, followed by the user."""
+    return (
+        request.method in ("GET", "HEAD")
+        and request.path == "/"
+        and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        and request.headers.get("Sec-Fetch-Dest", "document") == "document"
+    )
+
+
+def _refused(request: web.Request, message: str, advice: str) -> ApiError:
+    log.warning("refused %s %s: %s %s", request.method, request.path, message, advice)
+    return ApiError(403, "forbidden", message, advice)
+
+
+def guard(settings: HttpSettings) -> Middleware:
+    """The middleware that refuses other sites' requests and keeps browsers from guessing content types."""
+    check = Guard(settings).check
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        check(request)
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return response
+
+    return guarded
+
+
+def cors(origin: str) -> Middleware:
+    """The middleware that lets pages of `origin` (`*`: of any site) read the answers."""
+    headers = {"Access-Control-Allow-Origin": origin, **_CORS_HEADERS}
+    if origin != "*":
+        headers |= {"Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
+
+    @web.middleware
+    async def allowed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return web.Response(status=204, headers=headers)
+        response = await handler(request)
+        if not response.prepared:
+            _add(response, headers.items())
+        return response
+
+    return allowed
+
+
+def _add(response: web.StreamResponse, headers: Iterable[tuple[str, str]]) -> None:
+    for name, value in headers:
+        if name == "Vary" and "Vary" in response.headers:
+            value = f"{response.headers['Vary']}, {value}"
+        response.headers[name] = value

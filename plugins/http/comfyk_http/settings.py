@@ -1,0 +1,44 @@
+"""The `[http]` section of the settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from comfyk.settings import AbsolutePath, Option, Section
+from pydantic import Field
+
+
+class HttpSettings(Section):
+    """Where the server listens, whom it answers, and how much it takes."""
+
+    listen: Annotated[str, Option("--listen", bare="0.0.0.0,::", metavar="ADDRESSES")] = "127.0.0.1"
+    """The addresses to listen on, separated by commas; `--listen` alone means all."""
+    port: Annotated[int, Option("--port")] = Field(8188, ge=0, le=65535)
+    """The port to listen on; 0 takes any free one."""
+    tls_keyfile: Annotated[AbsolutePath | None, Option("--tls-keyfile", metavar="FILE")] = None
+    """The key of the TLS certificate."""
+    tls_certfile: Annotated[AbsolutePath | None, Option("--tls-certfile", metavar="FILE")] = None
+    """The TLS certificate; with it and its key the server speaks https."""
+    cors_origin: Annotated[str | None, Option("--enable-cors-header", bare="*", metavar="ORIGIN")] = None
+    """The web site whose pages may call this server, such as `https://example.org`; `*` is any."""
+    allowed_hosts: list[str] = Field([])
+    """Further names that this server is reached by, such as `comfy.example.org`; `*` is any."""
+    max_upload_size_mb: Annotated[float, Option("--max-upload-size", metavar="MB")] = Field(100, gt=0)
+    """The largest request body, in megabytes."""
+    multi_user: Annotated[bool, Option("--multi-user")] = False
+    """Keep the queue and the history of each `Comfy-User` apart."""
+    compress: Annotated[bool, Option("--enable-compress-response-body")] = False
+    """Compress JSON and text for clients that take it."""
+    client_buffer_mb: float = Field(8, gt=0)
+    """How much may wait for a slow WebSocket client before it is dropped, in megabytes."""
+    client_timeout: float = Field(60, gt=0)
+    """How many seconds a WebSocket client may take in nothing before it is dropped."""
+
+    @property
+    def addresses(self) -> list[str]:
+        return [address.strip() for address in self.listen.split(",") if address.strip()]
+
+    @property
+    def max_upload_size(self) -> int:
+        """In bytes."""
+        return round(self.max_upload_size_mb * 1024 * 1024)

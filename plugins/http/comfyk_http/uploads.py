@@ -1,0 +1,127 @@
+"""Files that clients send: written to a hidden file as they come, put in their place whole, never over another.
+
+Nothing here knows HTTP. All of it may block and runs in threads, but for `Incoming.write`, which hands large pieces to
+one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import filecmp
+import logging
+import os
+import shutil
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from comfyk.folders import Folders, resolve_inside
+
+log = logging.getLogger(__name__)
+
+_PREFIX = ".comfyk-upload-"
+_PIECE = 1024 * 1024
+_LEFTOVER_AGE = 24 * 3600
+
+
+def remove_leftovers(folders: Folders) -> None:
+    """Remove what uploads left behind when the server was killed."""
+    for folder in (folders.input, folders.output, folders.temp):
+        for path in folder.glob(f"{_PREFIX}*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+                    path.unlink()
+                    log.info("removed %s, left by an unfinished upload", path)
+
+
+class Incoming:
+    """A file that is arriving: `with` it, `write` it, then `place` it; otherwise nothing of it stays."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin a hidden file in `folder`, best the one where it will stay. Raises OSError."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
+        self._file: BinaryIO = open(self.path, "xb")  # noqa: SIM115
+        self._pieces: list[bytes] = []
+        self._length = 0
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    async def write(self, data: bytes) -> None:
+        """Append; the disk is written to in a thread. Raises OSError."""
+        self._pieces.append(data)
+        self._length += len(data)
+        if self._length >= _PIECE:
+            await asyncio.to_thread(self._write_out)
+
+    def finish(self) -> None:
+        """All has come. Raises OSError."""
+        self._write_out()
+        self._file.close()
+
+    def _write_out(self) -> None:
+        self._file.writelines(self._pieces)
+        self._pieces.clear()
+        self._length = 0
+
+    def place(self, root: Path, subfolder: str, filename: str, *, overwrite: bool) -> str:
+        """Move the file to `root/subfolder/filename`, and return the name it got.
+
+        If there is another file of that name and not `overwrite`, the new one becomes `name (1).png` and so on;
+        if that very content is there already, its name is returned and nothing is stored.
+        Raises PathOutsideError and OSError.
+        """
+        wanted = resolve_inside(root, subfolder, filename)
+        if wanted == resolve_inside(root, subfolder):
+            raise IsADirectoryError(errno.EISDIR, "no file name was given", filename)
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        self._move_near(wanted.parent)
+        if overwrite:
+            self.path.replace(wanted)
+            return filename
+        stem, suffix = os.path.splitext(filename)
+        name, count = filename, 0
+        while True:
+            target = resolve_inside(root, subfolder, name)
+            if target.is_file() and filecmp.cmp(self.path, target, shallow=False):
+                return name
+            if not os.path.lexists(target) and _claim(self.path, target):
+                return name
+            count += 1
+            name = f"{stem} ({count}){suffix}"
+
+    def _move_near(self, folder: Path) -> None:
+        """See to it that the hidden file is on the disk of `folder`, from where a rename is atomic."""
+        if os.stat(self.path).st_dev == os.stat(folder).st_dev:
+            return
+        near = folder / self.path.name
+        far, self.path = self.path, near
+        try:
+            shutil.copyfile(far, near)
+        finally:
+            far.unlink(missing_ok=True)
+
+
+def _claim(source: Path, target: Path) -> bool:
+    """Give `source` the name `target` unless that is taken; two uploads at once never get the same name."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+            raise
+        try:  # a file system without hard links
+            open(target, "xb").close()
+        except FileExistsError:
+            return False
+        source.replace(target)
+    return True

@@ -1,0 +1,82 @@
+"""`/ws`: a client connects, says what it can do, and is told what happens."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+from aiohttp import WSMsgType, web
+from comfyk.app import App
+from comfyk.wire import dumps, loads
+
+from comfyk_http.clients import Client
+from comfyk_http.keys import APP, HUB, SETTINGS
+from comfyk_http.routes.system import feature_flags, queue_info
+
+log = logging.getLogger(__name__)
+
+LONGEST_MESSAGE = 4 * 1024 * 1024
+"""Bytes; a client that sends a longer one is disconnected with 1009."""
+
+SOCKETS = web.AppKey("sockets", set[web.WebSocketResponse])
+
+
+async def connect(request: web.Request) -> web.StreamResponse:
+    """`GET /ws?clientId=...`: open the WebSocket of a client; without an id the server chooses one."""
+    app, hub, settings = request.app[APP], request.app[HUB], request.app[SETTINGS]
+    socket = web.WebSocketResponse(compress=False, max_msg_size=LONGEST_MESSAGE, timeout=5)
+    await socket.prepare(request)
+    transport = request.transport
+    client = Client(
+        request.query.get("clientId") or uuid.uuid4().hex,
+        socket,
+        transport.abort if transport is not None else lambda: None,  # type: ignore[attr-defined]
+        most_bytes=round(settings.client_buffer_mb * 1024 * 1024),
+        timeout=settings.client_timeout,
+    )
+    request.app[SOCKETS].add(socket)
+    hub.add(client)
+    try:
+        _greet(app, client)
+        async for message in socket:
+            if message.type is WSMsgType.TEXT:
+                _receive(app, client, message.data)
+    finally:
+        hub.remove(client)
+        request.app[SOCKETS].discard(socket)
+        await client.close()
+    return socket
+
+
+def _greet(app: App, client: Client) -> None:
+    """The first messages: the queue and the client's id, and what its job is at if it connected again."""
+    _send(client, "status", {"status": queue_info(app), "sid": client.id})
+    node = app.jobs.current_node(client.id)
+    if node is not None:
+        job_id = next((job.id for job in app.jobs.running if job.client_id == client.id), None)
+        _send(client, "executing", {"node": node, "display_node": node, "prompt_id": job_id})
+
+
+def _receive(app: App, client: Client, text: str) -> None:
+    """Take a message of a client. What nobody understands is ignored, since newer clients say more."""
+    try:
+        message = loads(text)
+    except ValueError as error:
+        log.debug("WebSocket client %r sent what is not JSON: %s", client.id, error)
+        return
+    if not isinstance(message, dict):
+        return
+    if message.get("type") == "feature_flags":
+        flags = message.get("data")
+        client.flags = flags if isinstance(flags, dict) else {}
+        _send(client, "feature_flags", feature_flags(app))
+        return
+    try:
+        app.hook.comfyk_websocket_message(app=app, client_id=client.id, message=message)
+    except Exception:
+        log.exception("a plugin failed on a WebSocket message of type %r", message.get("type"))
+
+
+def _send(client: Client, type: str, data: Any) -> None:
+    client.send(dumps({"type": type, "data": data}))
