@@ -90,6 +90,8 @@ def _sqlite_pragmas(synchronous: str) -> Any:
         # Sensitive data is overwritten, not only unlinked, when a job ends.
         cursor.execute("PRAGMA secure_delete=FAST")
         cursor.execute("PRAGMA journal_size_limit=16777216")
+        # Up to 8 MB, taken as needed: room for the few hundred entries that the web UI asks for.
+        cursor.execute("PRAGMA cache_size=-8000")
         cursor.close()
 
     return on_connect
