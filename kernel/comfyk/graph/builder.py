@@ -1,10 +1,10 @@
 """Writing the subgraph that a node expands to.
 
-    def execute(cls, image, times):
-        graph = GraphBuilder()
-        for _ in range(times):
-            image = graph.node("ImageInvert", image=image).out(0)
-        return io.NodeOutput(image, expand=graph.finalize())
+def execute(cls, image, times):
+    graph = GraphBuilder()
+    for _ in range(times):
+        image = graph.node("ImageInvert", image=image).out(0)
+    return io.NodeOutput(image, expand=graph.finalize())
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class GraphBuilder:
         self._next_id = 1
 
     @staticmethod
-    def alloc_prefix(root: str | None = None, call_index: int | None = None, graph_index: int | None = None) -> str:
+    def alloc_prefix(
+        root: str | None = None, call_index: int | None = None, graph_index: int | None = None
+    ) -> str:
         """An unused prefix; what is not given comes from the node call under way."""
         call = current_call()
         if call is not None:

@@ -52,7 +52,12 @@ class NodeValidator:
             received_types: dict[str, Any] = {}
             for name, spec in live.specs.items():
                 found = self._validate_input(
-                    name, spec, values, received_types, name in checked_by_author or takes_all, checked_by_author
+                    name,
+                    spec,
+                    values,
+                    received_types,
+                    name in checked_by_author or takes_all,
+                    checked_by_author,
                 )
                 if found is not None:
                     errors.append(found)
@@ -63,7 +68,9 @@ class NodeValidator:
             log.warning("node %s (%s) failed while it was validated", node_id, definition.name, exc_info=True)
             kind = type(failure)
             extra = {"exception_type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")}
-            return [error("exception_during_validation", "Exception when validating node", str(failure), extra)]
+            return [
+                error("exception_during_validation", "Exception when validating node", str(failure), extra)
+            ]
 
     def _validate_input(
         self,
@@ -82,7 +89,9 @@ class NodeValidator:
         value = values[name]
         config = (spec.type, dict(spec.options))
         if isinstance(value, list):
-            return self._validate_link(name, spec, config, value, received_types, "input_types" in checked_by_author)
+            return self._validate_link(
+                name, spec, config, value, received_types, "input_types" in checked_by_author
+            )
         try:
             value = _convert(spec.type, unwrap(value))
         except (ValueError, TypeError, OverflowError) as failure:
@@ -144,7 +153,10 @@ class NodeValidator:
         names, takes_all = definition.validated_names()
         arguments: dict[str, Any] = {}
         for name, value in values.items():
-            if not (takes_all or name in names) or not (name in live.specs or definition.accept_all_inputs):
+            # `size.width` is part of the argument `size` that a dynamic input becomes.
+            if not (takes_all or name in names or name.partition(".")[0] in names):
+                continue
+            if not (name in live.specs or definition.accept_all_inputs):
                 continue
             spec = live.specs.get(name)
             linked = is_link(value) and not (spec is not None and spec.raw_link)
@@ -163,7 +175,10 @@ class NodeValidator:
         reason = "" if answer is False else f" - {answer}"
         return [
             error(
-                "custom_validation_failed", "Custom validation failed for node", f"{name}{reason}", {"input_name": name}
+                "custom_validation_failed",
+                "Custom validation failed for node",
+                f"{name}{reason}",
+                {"input_name": name},
             )
             for name in asked or ["(node)"]
         ]
@@ -196,8 +211,8 @@ def _check_limits(name: str, spec: InputSpec, config: tuple[Any, Any], value: An
     options = spec.choices
     if options is None:
         return None
-    several = bool(spec.options.get("multiselect")) and isinstance(value, list)
-    unknown = [item for item in (value if several else [value]) if item not in options]
+    chosen = value if isinstance(value, list) and spec.options.get("multiselect") else [value]
+    unknown = [item for item in chosen if item not in options]
     if not unknown:
         return None
     shown = str(options)

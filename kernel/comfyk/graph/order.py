@@ -109,10 +109,14 @@ class ExecutionOrder:
         """A node asks for a lazy input after all. Raises NodeInputError when there is no link behind it."""
         inputs = self._prompt.get_node(node_id)["inputs"]
         if name not in inputs:
-            raise NodeInputError(f"the node asks for its input {name!r}, but the prompt gives it none of that name")
+            raise NodeInputError(
+                f"the node asks for its input {name!r}, but the prompt gives it none of that name"
+            )
         value = inputs[name]
         if not is_link(value):
-            raise NodeInputError(f"the node asks for its input {name!r}, but that is a constant and at hand already")
+            raise NodeInputError(
+                f"the node asks for its input {name!r}, but that is a constant and at hand already"
+            )
         self.add_link(value[0], node_id)
 
     def block(self, node_id: str) -> Callable[[], None]:

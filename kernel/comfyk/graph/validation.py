@@ -58,7 +58,9 @@ def check_shape(prompt: Any) -> Prompt:
             )
         if not isinstance(node.setdefault("inputs", {}), dict):
             details = f"expected names and values, got {_kind(node['inputs'])}"
-            raise PromptError(error("invalid_prompt", f"The inputs of node '{node_id}' are not an object", details, where))
+            raise PromptError(
+                error("invalid_prompt", f"The inputs of node '{node_id}' are not an object", details, where)
+            )
     return prompt
 
 
@@ -111,13 +113,22 @@ async def validate_prompt(
     good = [output for output in outputs if output not in failed]
     for node_id, entry in node_errors.items():
         for found in entry["errors"]:
-            log.warning("prompt: node %s (%s): %s: %s", node_id, entry["class_type"], found["message"], found["details"])
+            log.warning(
+                "prompt: node %s (%s): %s: %s",
+                node_id,
+                entry["class_type"],
+                found["message"],
+                found["details"],
+            )
     if not good:
         details = "\n".join(
-            f"{found['message']}: {found['details']}" for entry in node_errors.values() for found in entry["errors"]
+            f"{found['message']}: {found['details']}"
+            for entry in node_errors.values()
+            for found in entry["errors"]
         )
         raise PromptError(
-            error("prompt_outputs_failed_validation", "Prompt outputs failed validation", details), node_errors
+            error("prompt_outputs_failed_validation", "Prompt outputs failed validation", details),
+            node_errors,
         )
     return ValidPrompt(good, node_errors)
 
@@ -132,7 +143,9 @@ def _refuse_unknown_nodes(prompt: Prompt, nodes: NodeRegistry) -> None:
         title = meta.get("title") if isinstance(meta, dict) else None
         if class_type is None:
             name = title or f"ID #{node_id}"
-            message = f"Node '{name}' has no class_type. The workflow may be corrupted or a custom node is missing."
+            message = (
+                f"Node '{name}' has no class_type. The workflow may be corrupted or a custom node is missing."
+            )
         else:
             message = f"Node '{title or class_type}' not found. The custom node may not be installed."
         extra = {"node_id": node_id, "class_type": class_type, "node_title": title or class_type}
@@ -174,7 +187,9 @@ def _walk(prompt: Prompt, outputs: list[str]) -> tuple[list[str], dict[str, list
             path[node_id] = None
             stack.append((node_id, True))
             sources = [value[0] for value in prompt[node_id]["inputs"].values() if is_link(value)]
-            stack.extend((source, False) for source in reversed(sources) if source in prompt and source not in done)
+            stack.extend(
+                (source, False) for source in reversed(sources) if source in prompt and source not in done
+            )
     return order, cycles
 
 
@@ -206,4 +221,6 @@ def _outputs_behind(prompt: Prompt, order: list[str], outputs: list[str]) -> dic
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    return {dict: "an object", list: "a list", str: "a string", bool: "true or false"}.get(type(value), "a number")
+    return {dict: "an object", list: "a list", str: "a string", bool: "true or false"}.get(
+        type(value), "a number"
+    )

@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from comfyk.events import ExecutionError, Executing, JobMessage, QueueChanged, now_ms
+from comfyk.events import Executing, ExecutionError, JobMessage, QueueChanged, now_ms
 from comfyk.graph.links import Prompt
 from comfyk.graph.validation import check_shape, validate_prompt
 from comfyk.jobs.model import Job, JobStatus, Outcome
-from comfyk.jobs.store import JobStore, StoreError
+from comfyk.jobs.store import JobStore, StoreError, UnknownJobError
 
 if TYPE_CHECKING:
     from comfyk.app import App
@@ -258,7 +258,11 @@ class JobQueue:
             if self._stopping:
                 return  # `stop` puts it back
             await self._app.executor.run(run)
-            if self._stopping and job.id not in self._cancelled and run.report.outcome.status is JobStatus.CANCELLED:
+            if (
+                self._stopping
+                and job.id not in self._cancelled
+                and run.report.outcome.status is JobStatus.CANCELLED
+            ):
                 return  # interrupted because the server stops: `stop` puts it back
             outcome = run.report.outcome
             await self._durably(lambda job=job, outcome=outcome: self.store.finish(job, outcome))
@@ -280,6 +284,10 @@ class JobQueue:
         while True:
             try:
                 await change()
+                return
+            except UnknownJobError as error:
+                # A change that reported a failure had been made after all (a connection lost at its commit).
+                log.warning("%s", error)
                 return
             except StoreError as error:
                 log.error("the job store failed, trying again in %.1f s: %s", delay, error)
