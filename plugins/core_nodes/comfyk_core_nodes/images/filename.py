@@ -22,6 +22,7 @@ _LONGEST_NAME = 255
 _ROOM_FOR_COUNTER = 32
 """Bytes of a file name kept for the batch number, the counter and the extension."""
 
+_CASE = re.IGNORECASE if os.path.normcase("A") == "a" else re.NOFLAG
 _INVALID = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _DATE_PART = re.compile(r"y{2,4}|dd?|MM?|hh?|mm?|ss?")
 _TOKEN = re.compile(
@@ -142,25 +143,22 @@ def next_counter(target: Target) -> int:
 
     Removes what a killed process left behind here, too. Another process may take the number in the meantime.
     """
-    stem = re.escape(os.path.normcase(target.stem)).replace(
-        re.escape(os.path.normcase(_BATCH_NUMBER)), r"\d+"
-    )
-    numbered = re.compile(rf"{stem}_(\d{{1,18}})(?:[_.]|$)")
+    stem = re.escape(target.stem).replace(re.escape(_BATCH_NUMBER), r"\d+")
+    numbered = re.compile(rf"{stem}_(\d{{1,18}})(?:[_.]|$)", _CASE)
     highest = 0
-    with os.scandir(target.directory) as entries:
-        for entry in entries:
-            match = numbered.match(os.path.normcase(entry.name))
-            if match:
-                highest = max(highest, int(match[1]))
-            elif entry.name.startswith(TEMPORARY_PREFIX):
-                _remove_if_stale(entry)
+    for name in os.listdir(target.directory):
+        match = numbered.match(name)
+        if match:
+            highest = max(highest, int(match[1]))
+        elif name.startswith(TEMPORARY_PREFIX):
+            _remove_if_stale(target.directory / name)
     return highest + 1
 
 
-def _remove_if_stale(entry: os.DirEntry[str]) -> None:
+def _remove_if_stale(path: Path) -> None:
     with suppress(OSError):  # somebody else was faster
-        if time.time() - entry.stat().st_mtime > _STALE_AFTER_S:
-            os.unlink(entry.path)
+        if time.time() - path.stat().st_mtime > _STALE_AFTER_S:
+            path.unlink()
 
 
 def _widget_value(prompt: Mapping[str, Any], name: str, widget: str) -> str | None:

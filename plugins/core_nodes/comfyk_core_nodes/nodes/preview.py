@@ -8,6 +8,8 @@ from typing import Any
 from comfyk import io
 from comfyk.ui import PreviewText
 
+from comfyk_core_nodes.devices import loaded_torch
+
 
 def as_text(value: Any) -> str:
     """A string as it is, JSON for what has a JSON form, Python's text for the rest."""
@@ -20,9 +22,21 @@ def as_text(value: Any) -> str:
     except (TypeError, ValueError, RecursionError):
         pass
     try:
-        return str(value)
+        return _python_text(value)
     except Exception as error:  # a class of somebody else's
         return f"a {type(value).__name__} that has no text ({error})"
+
+
+def _python_text(value: Any) -> str:
+    """Python's text, with six items at each edge of a large tensor, as ComfyUI shows it."""
+    torch = loaded_torch()
+    if torch is None:
+        return str(value)
+    torch.set_printoptions(edgeitems=6)
+    try:
+        return str(value)
+    finally:
+        torch.set_printoptions(edgeitems=3)
 
 
 class PreviewAny(io.ComfyNode):
