@@ -59,6 +59,32 @@ async def test_a_wrong_file_name_is_refused_before_it_is_queued(app: App) -> Non
     assert "Invalid image file: gone.png" in str(vars(caught.value))
 
 
+class NamesAPicture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="NamesAPicture", outputs=[io.Combo.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput("a.png")
+
+
+async def test_a_file_name_may_come_over_a_link(app: App) -> None:
+    Image.new("L", (8, 4), 51).save(app.folders.input / "a.png")
+    app.nodes.add(NamesAPicture)
+    graph = prompt(
+        name=("NamesAPicture", {}),
+        load=("LoadImageMask", {"image": ["name", 0], "channel": "red"}),
+        show=("PreviewAny", {"source": ["load", 0]}),
+    )
+    async with app:
+        for value in (51, 102):
+            Image.new("L", (1, 1), value).save(app.folders.input / "a.png")
+            submission = await app.jobs.submit(graph)
+            outcome = await app.jobs.wait(submission.job.id)
+            assert outcome.outputs["show"]["text"] == [f"tensor([[[{value / 255:.4f}]]])"]
+
+
 class Modes(io.ComfyNode):
     """Says whether it runs in inference mode, before and after an await."""
 

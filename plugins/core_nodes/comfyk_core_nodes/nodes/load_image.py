@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfyk import current_app, io
 from comfyk.folders import PathOutsideError
@@ -43,7 +44,10 @@ def find_image(name: str) -> Path:
     return path
 
 
-def _validate(image: Any) -> bool | str:
+def _validate(image: str | None) -> bool | str:
+    """None stands for a name that comes over a link; it is checked when it is there."""
+    if image is None:
+        return True
     try:
         find_image(image)
     except ImageReadError:
@@ -51,9 +55,12 @@ def _validate(image: Any) -> bool | str:
     return True
 
 
-def _fingerprint(image: str) -> str:
+def _fingerprint(image: str | None) -> str | float:
+    """The SHA-256 of the file; NaN, which is never the same, for a name that comes over a link."""
     import hashlib
 
+    if image is None:
+        return math.nan
     with open(find_image(image), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -94,11 +101,11 @@ class LoadImage(io.ComfyNode):
         return io.NodeOutput(*load_image(find_image(image), image))
 
     @classmethod
-    def fingerprint_inputs(cls, image: str) -> str:
+    def fingerprint_inputs(cls, image: str | None) -> str | float:
         return _fingerprint(image)
 
     @classmethod
-    def validate_inputs(cls, image: str) -> bool | str:
+    def validate_inputs(cls, image: str | None) -> bool | str:
         return _validate(image)
 
 
@@ -127,11 +134,11 @@ class LoadImageMask(io.ComfyNode):
         return io.NodeOutput(masks if channel == "alpha" else _channel(images, channel))
 
     @classmethod
-    def fingerprint_inputs(cls, image: str, channel: str) -> str:
+    def fingerprint_inputs(cls, image: str | None, channel: str | None) -> str | float:
         return _fingerprint(image)
 
     @classmethod
-    def validate_inputs(cls, image: str) -> bool | str:
+    def validate_inputs(cls, image: str | None) -> bool | str:
         return _validate(image)
 
 
