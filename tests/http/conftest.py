@@ -131,6 +131,15 @@ class Socket:
             ):
                 return messages
 
+    async def rest(self) -> list[Any]:
+        """What has come already, and what comes in a moment."""
+        messages = []
+        try:
+            while True:
+                messages.append(await self.next(0.1))
+        except TimeoutError:
+            return messages
+
     async def end_of(self, job_id: str) -> list[Any]:
         """All messages until the job has ended."""
         return await self.until("executing", node=None, prompt_id=job_id)
@@ -154,6 +163,11 @@ class Server:
         return {"1": {"class_type": class_type, "inputs": inputs}}
 
     @staticmethod
+    def steps(steps: int, size: int = 0, pause: float = 0) -> dict[str, Any]:
+        """A prompt that makes progress, with previews of `size` bytes."""
+        return Server.single("Steps", steps=steps, size=size, pause=pause)
+
+    @staticmethod
     def show(value: Any = 1) -> dict[str, Any]:
         """A prompt that shows a number."""
         return {
@@ -162,7 +176,9 @@ class Server:
         }
 
     @staticmethod
-    def picture(format: str = "PNG", mode: str = "RGB", color: Any = "red", size: tuple[int, int] = (32, 16)) -> bytes:
+    def picture(
+        format: str = "PNG", mode: str = "RGB", color: Any = "red", size: tuple[int, int] = (32, 16)
+    ) -> bytes:
         """An encoded picture."""
         file = stdio.BytesIO()
         Image.new(mode, size, color).save(file, format)
@@ -215,7 +231,7 @@ class Server:
 
     async def upload(self, data: bytes, name: str = "picture.png", **fields: str) -> tuple[int, Any]:
         """Upload a file to the input folder or wherever the fields say."""
-        form = aiohttp.FormData()
+        form = aiohttp.FormData(quote_fields=False)
         form.add_field("image", data, filename=name, content_type="application/octet-stream")
         for field, value in fields.items():
             form.add_field(field, value)

@@ -29,7 +29,9 @@ async def test_every_route_is_there_under_api_too(server: Any) -> None:
 
 
 async def test_the_answer_says_what_was_queued(server: Any, new_id: str) -> None:
-    status, answer = await server.post("/prompt", {"prompt": server.show(), "prompt_id": new_id, "number": 4.5})
+    status, answer = await server.post(
+        "/prompt", {"prompt": server.show(), "prompt_id": new_id, "number": 4.5}
+    )
     assert (status, answer) == (200, {"prompt_id": new_id, "number": 4.5, "node_errors": {}})
 
 
@@ -111,7 +113,9 @@ async def test_tokens_are_never_shown(server: Any) -> None:
 
 
 async def test_the_header_says_what_the_usage_comes_from(server: Any) -> None:
-    _, answer = await server.post("/prompt", {"prompt": server.show()}, headers={"Comfy-Usage-Source": "script"})
+    _, answer = await server.post(
+        "/prompt", {"prompt": server.show()}, headers={"Comfy-Usage-Source": "script"}
+    )
     _, details = await server.get(f"/jobs/{answer['prompt_id']}")
     assert details["workflow"]["extra_data"]["comfy_usage_source"] == "script"
     assert details["workflow"]["extra_data"]["create_time"] == details["create_time"]
@@ -152,7 +156,8 @@ async def test_jobs_are_listed_filtered_and_paged(server: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=x", "offset=x", "sort_by=x", "sort_order=x", "status=x", "limit=1.5", "limit="]
+    "query",
+    ["limit=0", "limit=x", "offset=x", "sort_by=x", "sort_order=x", "status=x", "limit=1.5", "limit="],
 )
 async def test_a_bad_jobs_query_names_the_parameter(server: Any, query: str) -> None:
     status, answer = await server.get(f"/jobs?{query}")

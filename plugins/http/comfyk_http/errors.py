@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 from comfyk.jobs.store import StoreError
 from comfyk.wire import dumps
 
@@ -98,6 +99,11 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except StoreError as error:
         log.error("%s %s: %s", request.method, request.path, error)
         return _answer(request, ApiError(503, "storage_error", str(error)))
+    except (ConnectionError, web.RequestPayloadError, BadHttpMessage) as error:
+        log.debug("%s %s: %s", request.method, request.path, error)
+        return _answer(
+            request, ApiError(400, "incomplete_request", "The request did not come whole.", str(error))
+        )
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return _answer(

@@ -41,7 +41,8 @@ def _opened(path: Path) -> Iterator[Image]:
 
 
 def _visible(image: Image) -> Image:
-    """The picture with 8 bits a channel, as RGB, RGBA or L."""
+    """The picture, read to its end, with 8 bits a channel: as RGB, RGBA or L."""
+    image.load()
     if image.mode.startswith("I;16"):
         return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     if image.mode in ("RGB", "RGBA", "L"):

@@ -145,13 +145,14 @@ async def read_json(request: web.Request, *, optional: bool = False) -> dict[str
     return body
 
 
-def parse(model: type[M], values: Any) -> M:
-    """Check a body or a query. Raises BadField that names the first wrong field."""
+def parse(model: type[M], values: Any, *, within: str = "") -> M:
+    """Check a body, a query, or a part of one that is called `within`. Raises BadField for the first wrong field."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise BadField(".".join(map(str, first["loc"])), first["msg"]) from None
+        field = ".".join(map(str, (*filter(None, [within]), *first["loc"])))
+        raise BadField(field, first["msg"]) from None
 
 
 def parse_query(model: type[M], request: web.Request) -> M:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from aiohttp import web
@@ -16,8 +15,6 @@ from comfyk_http.errors import ApiError, BadField, as_prompt_error, shaped
 from comfyk_http.keys import APP
 from comfyk_http.requests import PromptRequest, is_job_id, parse, read_json, user_of
 from comfyk_http.routes.system import queue_info
-
-log = logging.getLogger(__name__)
 
 SENSITIVE = ("auth_token_comfy_org", "api_key_comfy_org")
 """Keys of `extra_data` that are never shown, and forgotten when the job ends."""
@@ -57,7 +54,6 @@ async def post_prompt(request: web.Request) -> web.Response:
             sensitive=sensitive,
         )
     except PromptError as error:
-        log.warning("invalid prompt: %s: %s", error.error.get("message"), error.error.get("details"))
         return web.Response(
             status=400,
             body=dumps({"error": error.error, "node_errors": error.node_errors}),

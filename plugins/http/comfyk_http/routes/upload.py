@@ -25,7 +25,7 @@ _PIECE = 256 * 1024
 _LONGEST_FIELD = 64 * 1024
 _MOST_FIELDS = 100
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_A_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_NOT_A_NAME = (errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ async def upload_mask(request: web.Request) -> web.Response:
             reference = loads(form.fields.get("original_ref", ""))
         except ValueError as error:
             raise BadField("original_ref", f"not valid JSON: {error}") from None
-        ref = parse(OriginalRef, reference)
+        ref = parse(OriginalRef, reference, within="original_ref")
         try:
             original = locate(request.app[APP].folders, ref.filename, ref.type, ref.subfolder)
         except (ValueError, OSError) as error:

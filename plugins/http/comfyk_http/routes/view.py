@@ -46,7 +46,7 @@ async def view(request: web.Request) -> web.StreamResponse:
         path = None
     if path is None:
         raise ApiError(404, "not_found", "File not found", extra_info={"field": "filename"})
-    preview, channel = query.get("preview"), query.get("channel", "rgba")
+    preview, channel = query.get("preview"), query.get("channel", "")
     if preview is not None or channel in ("rgb", "a"):
         return await _picture(request, path, preview, channel)
     return _file(request, path)
