@@ -1,0 +1,121 @@
+"""Nothing that was acknowledged is lost, whenever the process is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import uuid
+
+import aiohttp
+
+
+async def wait_until_idle(session, server):
+    """Follow the status messages until no job remains."""
+    async with session.ws_connect(server.url + "/ws") as socket:
+        async for message in socket:
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                continue
+            event = json.loads(message.data)
+            if event["type"] == "status" and event["data"]["status"]["exec_info"]["queue_remaining"] == 0:
+                return
+
+
+async def known_ids(session, server):
+    """Every job that the server knows: in the history, running, waiting."""
+    async with session.get(server.url + "/history") as answer:
+        history = await answer.json()
+    async with session.get(server.url + "/queue") as answer:
+        queue = await answer.json()
+    running = [item[1] for item in queue["queue_running"]]
+    pending = [item[1] for item in queue["queue_pending"]]
+    return list(history), running, pending
+
+
+async def post_for_ever(session, server, make_prompt, acknowledged, errors):
+    """A client that posts until the server is gone."""
+    while True:
+        job_id = str(uuid.uuid4())
+        body = {"prompt": make_prompt(job_id, seconds=0.01), "prompt_id": job_id, "client_id": "c"}
+        try:
+            async with session.post(server.url + "/prompt", json=body) as answer:
+                if answer.status != 200:
+                    errors.append(await answer.text())
+                    return
+                assert (await answer.json())["prompt_id"] == job_id
+                acknowledged.append(job_id)
+        except aiohttp.ClientError:
+            return
+
+
+async def test_every_acknowledged_job_survives_sigkill(server, session, prompt):
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    acknowledged: list[str] = []
+    errors: list[str] = []
+    for _ in range(4):
+        await server.start()
+        known = [job for part in await known_ids(session, server) for job in part]
+        assert set(acknowledged) <= set(known), f"seed {seed}"
+        assert len(known) == len(set(known)), f"seed {seed}: a job is there twice"
+        clients = [
+            asyncio.create_task(post_for_ever(session, server, prompt, acknowledged, errors)) for _ in range(4)
+        ]
+        before = len(acknowledged)
+        while len(acknowledged) == before and not errors:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(chance.uniform(0, 0.3))
+        await server.kill()
+        await asyncio.gather(*clients)
+        assert not errors
+
+    await server.start()
+    await asyncio.wait_for(wait_until_idle(session, server), 120)
+    history, running, pending = await known_ids(session, server)
+    assert not running and not pending
+    assert set(acknowledged) <= set(history), f"seed {seed}"
+    for job_id in acknowledged:
+        async with session.get(f"{server.url}/history/{job_id}") as answer:
+            entry = (await answer.json())[job_id]
+        if entry["status"]["status_str"] == "error":
+            # It happened to be the running one at two kills: then it ends with that reason.
+            assert entry["status"]["messages"][-1][1]["exception_type"] == "JobCrashed", f"seed {seed}: {entry}"
+        else:
+            assert entry["outputs"]["2"]["text"] == [job_id]
+    assert await server.stop() == 0
+
+
+async def test_a_prompt_that_kills_the_process_fails_after_two_tries(server, session, prompt):
+    await server.start()
+    async with session.post(server.url + "/prompt", json={"prompt": prompt("x", "Die")}) as answer:
+        deadly = (await answer.json())["prompt_id"]
+    await server.died()
+
+    await server.start("--verbose", "INFO")  # runs it again, which ends it again
+    await server.died()
+
+    await server.start()
+    async with session.post(server.url + "/prompt", json={"prompt": prompt("still here")}) as answer:
+        after = (await answer.json())["prompt_id"]
+    await wait_until_idle(session, server)
+    async with session.get(server.url + "/history") as answer:
+        history = await answer.json()
+    assert history[after]["status"]["status_str"] == "success"
+    status = history[deadly]["status"]
+    assert status["status_str"] == "error"
+    kind, data = status["messages"][-1]
+    assert (kind, data["exception_type"]) == ("execution_error", "JobCrashed")
+    assert "2 times" in data["exception_message"]
+
+
+async def test_a_stop_in_good_order_keeps_the_running_job_for_the_next_start(server, session, prompt):
+    await server.start()
+    ids = []
+    for text in "abc":
+        async with session.post(server.url + "/prompt", json={"prompt": prompt(text, seconds=0.5)}) as answer:
+            ids.append((await answer.json())["prompt_id"])
+    assert await server.stop() == 0
+    await server.start()
+    await wait_until_idle(session, server)
+    history, _, _ = await known_ids(session, server)
+    assert set(history) == set(ids)
