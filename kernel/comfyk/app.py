@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfyk.context import active_app, set_app
-from comfyk.events import EventBus
+from comfyk.events import Event, EventBus
 from comfyk.execution.executor import Executor
-from comfyk.folders import Folders
 from comfyk.jobs.memory import MemoryJobStore
 from comfyk.jobs.queue import JobQueue
 from comfyk.nodes.object_info import ObjectInfo
@@ -20,6 +19,7 @@ from comfyk.packs import Packs
 from comfyk.plugins import Plugins
 
 if TYPE_CHECKING:
+    from comfyk.jobs.store import JobStore
     from comfyk.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ class App:
     `object_info`, `packs`, `web_directories`, `executor` and `jobs`.
     """
 
-    def __init__(self, settings: Settings, plugins: Plugins) -> None:
+    def __init__(self, settings: Settings, plugins: Plugins, *, store: JobStore | None = None) -> None:
+        """`store` is used for the jobs instead of the one that a plugin opens."""
         self.settings = settings
         self.plugins = plugins
         self.hook = plugins.hook
@@ -45,6 +46,7 @@ class App:
         self.executor: Executor
         self.jobs: JobQueue
         self._registered = False
+        self._store = store
 
     def active(self) -> AbstractContextManager[App]:
         """Within this context `comfyk.current_app()` is this app."""
@@ -70,14 +72,17 @@ class App:
         self.folders.create()
         self.register()
         await self.packs.load_async()
-        store = self.hook.comfyk_open_job_store(app=self) or MemoryJobStore()
+        store = self._store or self.hook.comfyk_open_job_store(app=self) or MemoryJobStore()
         self.executor = self.hook.comfyk_create_executor(app=self) or Executor(self)
         self.jobs = JobQueue(self, store)
         if self.plugins.implements("comfyk_event"):
-            self.events.subscribe(lambda event: self.plugins.call("comfyk_event", app=self, event=event))
+            self.events.subscribe(self._tell_plugins)
         await self.plugins.call_async("comfyk_startup", app=self)
         self.executor.start()
         await self.jobs.start()
+
+    def _tell_plugins(self, event: Event) -> None:
+        self.plugins.call("comfyk_event", app=self, event=event)
 
     async def serve(self) -> None:
         """Let clients in. Raises what the listening plugin raises."""

@@ -54,7 +54,9 @@ def current_app() -> App:
     try:
         return _app.get()
     except LookupError:
-        raise RuntimeError("no comfyk app is running here; use `with app.active():` around this code") from None
+        raise RuntimeError(
+            "no comfyk app is running here; use `with app.active():` around this code"
+        ) from None
 
 
 @contextmanager

@@ -46,7 +46,9 @@ _OTHER_KINDS: dict[str, frozenset[str]] = {
 _LEGACY_KINDS = {"unet": "diffusion_models", "clip": "text_encoders"}
 
 _ANNOTATION = re.compile(r"^(?P<name>.*?) ?\[(?P<type>input|output|temp)\]$", re.DOTALL)
-_WINDOWS_DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE)
+_WINDOWS_DEVICE = re.compile(
+    r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE
+)
 
 
 class PathOutsideError(ValueError):
@@ -242,7 +244,9 @@ class Folders:
             root = root / os.path.expandvars(os.path.expanduser(str(base)))
         for kind, lines in entries.items():
             if not isinstance(lines, str):
-                raise ValueError(f"{file}: {section}.{kind}: expected a folder, or several on lines of their own")
+                raise ValueError(
+                    f"{file}: {section}.{kind}: expected a folder, or several on lines of their own"
+                )
             folders = [line.strip() for line in lines.splitlines() if line.strip()]
             for folder in reversed(folders) if default else folders:
                 path = Path(os.path.normpath(root / folder))

@@ -19,7 +19,7 @@ execution, startup, serve; at the end shutdown.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,5 +218,3 @@ def comfyk_device_stats(app: App) -> list[dict[str, Any]] | None:  # type: ignor
 @hookspec
 def comfyk_system_stats(app: App) -> Mapping[str, Any] | None:  # type: ignore[return]
     """Fields to add to the `system` part of `/system_stats`, such as `pytorch_version`."""
-
-

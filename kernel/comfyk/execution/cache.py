@@ -277,5 +277,3 @@ class NodeObjects:
 
     def clear(self) -> None:
         self._objects.clear()
-
-

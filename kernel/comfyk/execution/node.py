@@ -215,7 +215,9 @@ class NodeRunner:
                 wanted.update(dict.fromkeys(name for name in answer if isinstance(name, str)))
         return list(wanted)
 
-    def _gather(self, node_id: str, definition: NodeDef, live: LiveInputs) -> tuple[dict[str, list[Any]], set[str]]:
+    def _gather(
+        self, node_id: str, definition: NodeDef, live: LiveInputs
+    ) -> tuple[dict[str, list[Any]], set[str]]:
         """The items of each input, and the names of those whose link has no value (yet)."""
         values: dict[str, list[Any]] = {}
         missing: set[str] = set()
@@ -294,7 +296,7 @@ class NodeRunner:
         """Put the results of the subgraph where the node's outputs linked to it."""
         resolved: list[tuple[Any, ...]] = []
         for result in results:
-            values = list(result.values or ())
+            values: list[Any] = list(result.values or ())
             for index, value in enumerate(values):
                 if result.expand and is_link(value):
                     items = self._run.results.items_of(value[0], int(value[1]))
@@ -317,5 +319,3 @@ def _flatten(items: list[Any]) -> list[Any]:
 
 def _result_of(item: Any) -> Any:
     return item.result() if isinstance(item, asyncio.Task) else item
-
-

@@ -10,7 +10,16 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from comfyk.events import Event, EventBus, NodeProgress, Preview, PreviewImage, Progress, ProgressState, ProgressText
+from comfyk.events import (
+    Event,
+    EventBus,
+    NodeProgress,
+    Preview,
+    PreviewImage,
+    Progress,
+    ProgressState,
+    ProgressText,
+)
 from comfyk.graph.dynamic import DynamicPrompt
 
 _INTERVAL_S = 0.05
@@ -21,7 +30,12 @@ class JobProgress:
     """The progress of one job. `start`, `update` and `finish` come from the executor's thread."""
 
     def __init__(
-        self, job_id: str, client_id: str | None, prompt: DynamicPrompt, bus: EventBus, loop: asyncio.AbstractEventLoop
+        self,
+        job_id: str,
+        client_id: str | None,
+        prompt: DynamicPrompt,
+        bus: EventBus,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._job_id = job_id
         self._client_id = client_id

@@ -32,7 +32,9 @@ _VALUE_SHOWN = 2000
 class Report:
     """The messages of one job. The last one is kept back until the outcome is stored; see `last`."""
 
-    def __init__(self, job: Job, prompt: DynamicPrompt, bus: EventBus, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, job: Job, prompt: DynamicPrompt, bus: EventBus, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.progress = JobProgress(job.id, job.client_id, prompt, bus, loop)
         self.outcome = Outcome(JobStatus.COMPLETED, now_ms(), 0)
         self.executed: dict[str, None] = {}

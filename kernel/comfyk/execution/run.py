@@ -184,7 +184,10 @@ class JobRun:
         for node_id in self.job.prompt:
             if node_id in self.report.executed or self.report.has_shown(node_id):
                 continue
-            if self.classes.of(node_id).has_intermediate_output and (kept := self.results.find(node_id)) is not None:
+            if (
+                self.classes.of(node_id).has_intermediate_output
+                and (kept := self.results.find(node_id)) is not None
+            ):
                 self.report.show(node_id, kept.ui)
 
     def _fail(self, node_id: str | None, error: BaseException) -> None:
@@ -194,5 +197,7 @@ class JobRun:
             inputs = self._nodes.inputs_of(node_id)
             definition = self.classes.get(self.prompt.get_node(node_id)["class_type"])
             if definition is not None:
-                advice = self.app.plugins.call("comfyk_node_failed", app=self.app, node=definition, error=error)
+                advice = self.app.plugins.call(
+                    "comfyk_node_failed", app=self.app, node=definition, error=error
+                )
         self.report.failed(node_id, error, inputs=inputs, advice=advice, results=self.results.held())
