@@ -15,6 +15,7 @@ from aiohttp import WSMsgType
 from comfyk import hookimpl
 from comfyk.events import Event
 from comfyk_http.clients import BEHIND, Client
+from comfyk_http.frames import binary_frame
 
 
 def types(messages: list[Any]) -> list[str]:
@@ -235,80 +236,106 @@ async def _connect_and_sleep(server: Any) -> Any:
     return reader, writer
 
 
-class StuckSocket:
-    """A socket whose client reads only when `reads` is set."""
+class Transport:
+    """A transport whose client takes in nothing while `stuck`."""
 
-    def __init__(self) -> None:
-        self.reads = asyncio.Event()
+    def __init__(self, stuck: bool = True) -> None:
+        self.stuck = stuck
         self.sent: list[bytes] = []
+        self.aborted = False
 
-    async def send_frame(self, data: bytes, kind: WSMsgType) -> None:
-        await self.reads.wait()
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def get_write_buffer_size(self) -> int:
+        return 1_000_000 if self.stuck and self.sent else 0
+
+    def write(self, data: bytes) -> None:
         self.sent.append(data)
 
+    def abort(self) -> None:
+        self.aborted = True
 
-def _client(socket: StuckSocket, aborted: list[bool], **limits: Any) -> Client:
-    limits = {"most_bytes": 10_000, "timeout": 60, **limits}
-    return Client("stuck", socket, lambda: aborted.append(True), **limits)  # type: ignore[arg-type]
+
+def _client(transport: Transport, **limits: Any) -> Client:
+    limits = {"most_bytes": 3_000_000, "timeout": 60, **limits}
+    return Client("stuck", transport, **limits)  # type: ignore[arg-type]
+
+
+async def _sent(client: Client) -> None:
+    while not client.idle:
+        await asyncio.sleep(0.01)
 
 
 async def test_of_progress_only_the_newest_is_kept_for_a_slow_client() -> None:
-    socket, aborted = StuckSocket(), []
-    client = _client(socket, aborted)
+    transport = Transport()
+    client = _client(transport)
     client.send(b"first")
     await asyncio.sleep(0)
     for number in range(5000):
-        client.send(b"%d" % number, newest="progress")
-    client.send(b"last")
+        client.send(b" %d" % number, newest="progress")
+    client.send(b" last")
     assert len(client._waiting) <= 2 * BEHIND + 1
-    socket.reads.set()
-    while not client.idle:
-        await asyncio.sleep(0)
-    assert socket.sent[0] == b"first"
-    assert socket.sent[-2:] == [b"4999", b"last"]
-    numbers = [int(data) for data in socket.sent[1:-1]]
-    assert numbers == sorted(numbers)
+    await asyncio.sleep(0.1)
+    assert transport.sent == [b"first"]
+    transport.stuck = False
+    await _sent(client)
+    _, *numbers, last = b"".join(transport.sent).split()
+    assert (numbers[-1], last) == (b"4999", b"last")
+    assert sorted(map(int, numbers)) == list(map(int, numbers))
     assert len(numbers) <= BEHIND + 1
-    assert not aborted
-    await client.close()
+    assert not transport.aborted
+
+
+async def test_a_client_that_keeps_up_gets_all_progress_in_few_writes() -> None:
+    transport = Transport(stuck=False)
+    client = _client(transport)
+    for number in range(BEHIND):
+        client.send(b"%d " % number, newest="progress")
+    await _sent(client)
+    assert transport.sent == [b"".join(b"%d " % number for number in range(BEHIND))]
 
 
 async def test_a_client_for_which_too_much_waits_is_dropped(caplog: Any) -> None:
-    socket, aborted = StuckSocket(), []
-    client = _client(socket, aborted, most_bytes=3_000_000)
-    for _ in range(40):
+    transport = Transport()
+    client = _client(transport)
+    for _ in range(60):
         client.send(b"x" * 100_000)
         await asyncio.sleep(0)
-    assert aborted == [True]
+    assert transport.aborted
     assert "is dropped" in caplog.text
     client.send(b"more")
     assert client.idle
-    await client.close()
 
 
 async def test_a_client_that_takes_in_nothing_for_long_is_dropped(caplog: Any) -> None:
-    socket, aborted = StuckSocket(), []
-    client = _client(socket, aborted, timeout=0.05)
+    transport = Transport()
+    client = _client(transport, timeout=0.05)
     client.send(b"x")
-    await asyncio.sleep(0.1)
-    for _ in range(BEHIND + 1):
-        client.send(b"x")
-    assert aborted == [True]
+    await asyncio.sleep(0)
+    client.send(b"y")
+    await asyncio.sleep(0.5)
+    assert transport.aborted
     assert "took in nothing" in caplog.text
-    await client.close()
 
 
 async def test_what_comes_at_once_drops_no_client_that_reads() -> None:
-    socket, aborted = StuckSocket(), []
-    socket.reads.set()
-    client = _client(socket, aborted)
+    transport = Transport(stuck=False)
+    client = _client(transport, most_bytes=10_000)
     for _ in range(3 * BEHIND):
         client.send(b"x" * 10_000)
-    while not client.idle:
-        await asyncio.sleep(0)
-    assert len(socket.sent) == 3 * BEHIND
-    assert not aborted
-    await client.close()
+    await _sent(client)
+    assert len(b"".join(transport.sent)) == 3 * BEHIND * 10_000
+    assert not transport.aborted
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535, 65_536, 1_000_000])
+async def test_messages_of_every_length_arrive(server: Any, length: int) -> None:
+    async with server.socket() as socket:
+        server.http.hub.send("test", "x" * length)
+        assert await socket.next() == {"type": "test", "data": "x" * length}
+        server.http.hub._receivers(None)[0].send(binary_frame(b"y" * length))
+        assert await socket.next() == b"y" * length
 
 
 async def test_many_clients_come_and_go(server: Any) -> None:

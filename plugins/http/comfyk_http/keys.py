@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from comfyk.app import App
 
-from comfyk_http.clients import Hub
+from comfyk_http.hub import Hub
 from comfyk_http.settings import HttpSettings
 
 APP = web.AppKey("comfyk", App)

@@ -12,9 +12,9 @@ from aiohttp import WSCloseCode, web
 from aiohttp.typedefs import Middleware
 from comfyk.app import App
 
-from comfyk_http.clients import Hub
 from comfyk_http.compression import compress
 from comfyk_http.errors import errors_as_json
+from comfyk_http.hub import Hub
 from comfyk_http.keys import APP, HUB, SETTINGS
 from comfyk_http.routes.object_info import COMPRESSED
 from comfyk_http.security import cors, guard

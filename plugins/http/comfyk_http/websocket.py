@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from typing import Any
@@ -11,6 +12,7 @@ from comfyk.app import App
 from comfyk.wire import dumps, loads
 
 from comfyk_http.clients import Client
+from comfyk_http.frames import text_frame
 from comfyk_http.keys import APP, HUB, SETTINGS
 from comfyk_http.routes.system import feature_flags, queue_info
 
@@ -28,10 +30,11 @@ async def connect(request: web.Request) -> web.StreamResponse:
     socket = web.WebSocketResponse(compress=False, max_msg_size=LONGEST_MESSAGE, timeout=5)
     await socket.prepare(request)
     transport = request.transport
+    if not isinstance(transport, asyncio.WriteTransport):
+        return socket  # the client is gone already
     client = Client(
         request.query.get("clientId") or uuid.uuid4().hex,
-        socket,
-        transport.abort if transport is not None else lambda: None,  # type: ignore[attr-defined]
+        transport,
         most_bytes=round(settings.client_buffer_mb * 1024 * 1024),
         timeout=settings.client_timeout,
     )
@@ -45,7 +48,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
     finally:
         hub.remove(client)
         request.app[SOCKETS].discard(socket)
-        await client.close()
+        client.close()
     return socket
 
 
@@ -79,4 +82,4 @@ def _receive(app: App, client: Client, text: str) -> None:
 
 
 def _send(client: Client, type: str, data: Any) -> None:
-    client.send(dumps({"type": type, "data": data}))
+    client.send(text_frame(dumps({"type": type, "data": data})))
