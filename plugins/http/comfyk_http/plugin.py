@@ -33,10 +33,11 @@ def comfyk_register_settings() -> Mapping[str, type[BaseModel]]:
 async def comfyk_serve(app: App) -> None:
     from comfyk_http.server import HttpServer
 
-    server = HttpServer(app, app.settings.section("http"))
+    server = HttpServer(app, app.settings.section("http", HttpSettings))
     await server.start()
     _servers[app] = server
-    print(f"To see the UI go to: {server.url}", flush=True)
+    # In the words that ComfyUI's launchers wait for.
+    print(f"To see the GUI go to: {server.url}", flush=True)
 
 
 @hookimpl
@@ -57,5 +58,5 @@ def comfyk_register_routes(app: App) -> Iterable[Any]:
 def comfyk_feature_flags(app: App) -> Mapping[str, Any]:
     return {
         "supports_preview_metadata": True,
-        "max_upload_size": app.settings.section("http").max_upload_size,
+        "max_upload_size": app.settings.section("http", HttpSettings).max_upload_size,
     }

@@ -64,12 +64,13 @@ class Guard:
         self._cors = settings.cors_origin
         self._loopback_only = all(_is_loopback(address) for address in settings.addresses)
         self._names = {name.lower() for name in settings.allowed_hosts}
-        self._any = "*" in self._names or self._cors == "*"
+        self._addresses = {address.lower() for address in settings.addresses}
+        self._any_host = "*" in self._names
         self._own_name = socket.gethostname().lower()
 
     def check(self, request: web.Request) -> None:
         """Raises ApiError (403) for a request that another site may have made."""
-        if self._any:
+        if self._cors == "*":
             return
         headers = request.headers
         host = headers.get("Host")
@@ -104,7 +105,7 @@ class Guard:
             host, _ = _split(authority.lower())
         except ValueError:
             return False
-        if host in self._names or _is_loopback(host):
+        if self._any_host or host in self._names or host in self._addresses or _is_loopback(host):
             return True
         if self._loopback_only:
             return False

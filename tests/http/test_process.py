@@ -1,0 +1,69 @@
+"""The server as a process of its own, as users start it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+
+@asynccontextmanager
+async def process(base: Path, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "comfyk", "--base-directory", str(base), "start", *options,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
+
+
+async def url_of(started: asyncio.subprocess.Process) -> str:
+    assert started.stdout is not None
+    line = (await asyncio.wait_for(started.stdout.readline(), 30)).decode()
+    assert line.startswith("To see the GUI go to: http://127.0.0.1:"), line
+    return line.split()[-1]
+
+
+async def test_it_starts_runs_a_prompt_and_stops(tmp_path: Path) -> None:
+    prompt = {"1": {"class_type": "PreviewAny", "inputs": {"source": "hello"}}}
+    async with process(tmp_path, "--port", "0") as started:
+        async with (
+            aiohttp.ClientSession(await url_of(started)) as client,
+            client.ws_connect("/ws?clientId=me") as ws,
+        ):
+            async with client.post("/prompt", json={"prompt": prompt, "client_id": "me"}) as response:
+                assert response.status == 200, await response.text()
+            async for message in ws:
+                data = json.loads(message.data)
+                if data["type"] == "executed":
+                    assert data["data"]["output"] == {"text": ["hello"]}
+                elif data["type"] == "execution_success":
+                    break
+            started.send_signal(signal.SIGTERM)
+            while (await ws.receive(10)).type is not aiohttp.WSMsgType.CLOSE:
+                pass
+            assert ws.close_code == 1001
+        assert await asyncio.wait_for(started.wait(), 10) == 0
+
+
+async def test_a_port_in_use_is_no_traceback(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        async with process(tmp_path, "--port", str(taken.getsockname()[1])) as started:
+            _, errors = await asyncio.wait_for(started.communicate(), 30)
+    assert started.returncode not in (0, None)
+    assert b"in use" in errors
+    assert b"--port" in errors
+    assert b"Traceback" not in errors

@@ -1,0 +1,86 @@
+"""How an upload gets its place on disk, where the file system makes it hard."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyk.folders import Folders, PathOutsideError
+from comfyk_http.uploads import Incoming, remove_leftovers
+
+
+async def received(folder: Path, data: bytes = b"data") -> Incoming:
+    incoming = Incoming(folder)
+    await incoming.write(data)
+    incoming.finish()
+    return incoming
+
+
+async def test_what_is_not_placed_is_gone(tmp_path: Path) -> None:
+    with await received(tmp_path):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_large_files_are_written_as_they_come(tmp_path: Path) -> None:
+    with Incoming(tmp_path) as incoming:
+        for _ in range(40):
+            await incoming.write(b"x" * 100_000)
+        assert incoming.path.stat().st_size >= 3_000_000
+        incoming.finish()
+        assert incoming.place(tmp_path, "", "x.bin", overwrite=False) == "x.bin"
+    assert (tmp_path / "x.bin").stat().st_size == 4_000_000
+
+
+async def test_an_upload_to_another_disk_is_copied_there_first(tmp_path: Path, monkeypatch: Any) -> None:
+    stat = os.stat
+
+    def other_disk(path: Any, **options: Any) -> Any:
+        found = stat(path, **options)
+        return os.stat_result((*found[:2], 99, *found[3:])) if str(path).endswith("other") else found
+
+    monkeypatch.setattr("comfyk_http.uploads.os.stat", other_disk)
+    with await received(tmp_path) as incoming:
+        assert incoming.place(tmp_path / "other", "", "x.bin", overwrite=True) == "x.bin"
+    assert [path.name for path in tmp_path.rglob("*")] == ["other", "x.bin"]
+    assert (tmp_path / "other/x.bin").read_bytes() == b"data"
+
+
+async def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr("comfyk_http.uploads.os.link", refuse)
+    for data, name in ((b"1", "x.bin"), (b"2", "x (1).bin"), (b"1", "x.bin")):
+        with await received(tmp_path, data) as incoming:
+            assert incoming.place(tmp_path, "", "x.bin", overwrite=False) == name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x (1).bin", "x.bin"]
+
+
+async def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
+    folder = tmp_path / "input"
+    folder.mkdir()
+    (folder / "x.bin").symlink_to(tmp_path / "outside.bin")
+    (folder / "y.bin").symlink_to(folder / "missing.bin")
+    with await received(folder) as incoming:
+        with pytest.raises(PathOutsideError):
+            incoming.place(folder, "", "x.bin", overwrite=True)
+        assert incoming.place(folder, "", "y.bin", overwrite=False) == "y (1).bin"
+    assert not (tmp_path / "outside.bin").exists()
+    assert not (folder / "missing.bin").exists()
+
+
+def test_leftovers_of_a_killed_server_are_removed(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    folders.create()
+    old, new = folders.input / ".comfyk-upload-old", folders.input / ".comfyk-upload-new"
+    for path in (old, new, folders.input / "picture.png"):
+        path.write_bytes(b"")
+        age = time.time() - (2 * 86400 if path is not new else 0)
+        os.utime(path, (age, age))
+    remove_leftovers(folders)
+    assert sorted(path.name for path in folders.input.iterdir()) == [".comfyk-upload-new", "picture.png"]
