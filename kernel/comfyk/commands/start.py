@@ -1,0 +1,181 @@
+"""`comfyk start`: run the server until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import textwrap
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from comfyk.commands.comfyui_options import COMFYUI_OPTIONS
+from comfyk.commands.options import (
+    BoundOption,
+    Given,
+    OptionError,
+    option_table,
+    peek,
+    read_options,
+    split_setting,
+)
+from comfyk.commands.session import Session
+from comfyk.jobs.store import StoreError
+from comfyk.logs import setup_logging
+from comfyk.plugins import ERRORS_FILE
+from comfyk.settings import Override, Settings, plugin_sections
+
+if TYPE_CHECKING:
+    from comfyk.plugins import Plugins
+
+log = logging.getLogger(__name__)
+
+
+class NothingListens(Exception):
+    """No plugin that lets clients in is loaded."""
+
+
+async def serve(settings: Settings, plugins: Plugins, *, until: asyncio.Event | None = None) -> None:
+    """Serve clients until SIGINT or SIGTERM comes, or `until` is set; a second signal ends it at once.
+
+    Raises NothingListens, and what the app's start raises: StoreError, SettingsError, OSError for a port that
+    is in use.
+    """
+    from comfyk.app import App
+
+    if not plugins.implements("comfyk_serve"):
+        failed = [error for info in plugins.infos() for error in info.errors if error.hook == "import"]
+        reasons = "".join(f"\n  {error.message}" for error in failed)
+        raise NothingListens(f"no plugin that serves clients is enabled; see `comfyk plugin list`{reasons}")
+    stop = until or asyncio.Event()
+    with _stop_on_signals(stop):
+        app = App(settings, plugins)
+        try:
+            async with app:
+                await app.serve()
+                await stop.wait()
+                log.info("stopping")
+        finally:
+            plugins.save_errors(app.folders.user / ERRORS_FILE)
+
+
+async def quick_test(settings: Settings, plugins: Plugins) -> None:
+    """Start everything but the listening, and stop."""
+    from comfyk.app import App
+
+    async with App(settings, plugins) as app:
+        log.info("started with %d nodes", len(app.nodes))
+
+
+@contextmanager
+def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + signum)
+        asked = True
+        loop.call_soon_threadsafe(stop.set)
+
+    # Not loop.add_signal_handler: Windows has none.
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Start(click.Command):
+    """Reads its options from the settings sections, not from click."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.args = []
+        ctx.params["words"] = tuple(args)
+        ctx.params["help_wanted"] = any(word in ("-h", "--help") for word in args)
+        return []
+
+
+@click.command(cls=_Start, short_help="Run the server.")
+@click.pass_context
+def start(ctx: click.Context, words: tuple[str, ...], help_wanted: bool) -> None:
+    """Run the server, and stop it with Ctrl-C."""
+    try:
+        session = _session(ctx, words)
+        table = option_table(_sections(session.plugins))
+        if help_wanted:
+            click.echo(_help(ctx, table))
+            return
+        given = read_options(words, table, COMFYUI_OPTIONS)
+    except OptionError as error:
+        raise click.UsageError(str(error), ctx) from error
+    settings = session.settings_with(given.overrides)
+    try:
+        setup_logging(settings.logging)
+        _say_ignored(given)
+        asyncio.run(
+            quick_test(settings, session.plugins) if given.quick_test else serve(settings, session.plugins)
+        )
+    except (OSError, StoreError, NothingListens) as error:
+        log.debug("the start failed", exc_info=True)
+        raise click.ClickException(str(error)) from error
+
+
+def _session(ctx: click.Context, words: Sequence[str]) -> Session:
+    """The session with what decides which plugins are there, which must be known before all options are."""
+    outer: Session = ctx.obj
+    early = peek(words, ("--config", "--base-directory", "--set"))
+    overrides: dict[str, Any] = dict(outer.overrides)
+    for base in early["--base-directory"]:
+        overrides["folders.base"] = Override(base, "--base-directory")
+    for text in early["--set"]:
+        key, value = split_setting(text)
+        overrides[key] = Override(value, f"--set {text}")
+    return Session((early["--config"] or [outer.config])[-1], overrides)
+
+
+def _sections(plugins: Plugins) -> dict[str, Any]:
+    kernel = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return kernel | plugin_sections(plugins)
+
+
+def _say_ignored(given: Given) -> None:
+    for name in given.ignored:
+        log.warning("%s is an option of ComfyUI that has no meaning in comfyk: it is ignored", name)
+
+
+def _help(ctx: click.Context, table: Mapping[str, BoundOption]) -> str:
+    formatter = ctx.make_formatter()
+    formatter.write_usage(ctx.command_path, "[OPTIONS]")
+    formatter.write_paragraph()
+    formatter.write_text("Run the server, and stop it with Ctrl-C.")
+    with formatter.section("General"):
+        formatter.write_dl(
+            [
+                ("--config FILE", "The configuration file, instead of comfyk.toml in the base folder."),
+                ("--set SECTION.KEY=VALUE", "Change any setting; `comfyk settings show` lists them."),
+                ("--quick-test-for-ci", "Start, load everything, and exit."),
+                ("--help", "Show this message and exit."),
+            ]
+        )
+    for section in dict.fromkeys(bound.section for bound in table.values()):
+        with formatter.section(section.capitalize()):
+            formatter.write_dl(
+                [(bound.usage(), bound.help()) for bound in table.values() if bound.section == section]
+            )
+    rest = sorted(name for name in COMFYUI_OPTIONS if name not in table and name != "--quick-test-for-ci")
+    with formatter.section("Taken for ComfyUI's launch scripts, and ignored"):
+        lines = textwrap.wrap(" ".join(rest), formatter.width - 2, break_on_hyphens=False)
+        formatter.write("".join(f"  {line}\n" for line in lines))
+    return formatter.getvalue().rstrip()

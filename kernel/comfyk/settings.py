@@ -1,0 +1,385 @@
+"""What can be set: defaults < `comfyk.toml` < `COMFYK_*` environment variables < the command line.
+
+A section is a pydantic model; the kernel's are in this file, and each plugin adds its own in
+`comfyk_register_settings`. A field may carry `Option`s: its names on the command line of `comfyk start`.
+
+    class HttpSettings(Section):
+        port: Annotated[int, Option("--port")] = Field(default=8188, description="The port to listen on.")
+
+Without one it is still reached by `--set http.port=8188`, `COMFYK_HTTP__PORT=8188` and `[http] port = 8188`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, overload
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+
+from comfyk.folders import Folders
+from comfyk.settings_sources import ENV_PREFIX, Layers, Override, SettingsError
+
+if TYPE_CHECKING:
+    from pydantic_settings import PydanticBaseSettingsSource
+
+    from comfyk.plugins import Plugins
+
+__all__ = ["AbsolutePath", "Option", "Override", "Section", "Settings", "SettingsError", "load_settings"]
+
+log = logging.getLogger(__name__)
+
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+"""A path, relative to the configuration file it is in, or else to the current directory; `~` is the home."""
+
+
+Nargs = Literal["0", "1", "?", "*", "+"]
+"""How many arguments an option takes, as argparse writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A field's name on the command line: `Annotated[int, Option("--port")]`. A field may have several."""
+
+    name: str
+    _: KW_ONLY
+    const: Any = None
+    """A flag that takes no argument and means this. A `bool` field is a flag that means True."""
+    bare: Any = None
+    """What the option means when it stands alone: its argument may be left out."""
+    metavar: str = ""
+    help: str = ""
+    """For `--help`; the field's description if empty."""
+    nargs: Nargs | None = None
+    """How many arguments it takes. Left out: 0 for a flag, `?` with `bare`, `+` for a list, else 1."""
+    sets: Callable[[list[str]], Mapping[str, Any]] | None = None
+    """Turn the arguments into settings (`{"execution.cache": "lru"}`), for options that are more than one
+    field. ValueError says what is wrong with them."""
+
+
+class Section(BaseModel):
+    """The base of sections: a key that is not in the model is an error."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+# --- the kernel's sections ---------------------------------------------------------------------------------
+
+
+class FolderSettings(Section):
+    """Where files are."""
+
+    base: Annotated[AbsolutePath, Option("--base-directory", metavar="DIR")] = Field(
+        default_factory=Path.cwd,
+        description="The folder that holds models, custom_nodes, input, output, temp and user; else the "
+        "current one.",
+    )
+    input: Annotated[AbsolutePath | None, Option("--input-directory", metavar="DIR")] = Field(
+        default=None,
+        description="Pictures and other files that workflows read, instead of `input` in the base folder.",
+    )
+    output: Annotated[AbsolutePath | None, Option("--output-directory", metavar="DIR")] = Field(
+        default=None,
+        description="What workflows save, instead of `output` in the base folder.",
+    )
+    temp: Annotated[AbsolutePath | None, Option("--temp-directory", metavar="DIR")] = Field(
+        default=None,
+        description="Previews and other files that need not last, instead of `temp` in the base folder.",
+    )
+    user: Annotated[AbsolutePath | None, Option("--user-directory", metavar="DIR")] = Field(
+        default=None,
+        description="Users' settings and workflows, and the server's own data, instead of `user` in the base "
+        "folder.",
+    )
+    models: Annotated[AbsolutePath | None, Option("--models-directory", metavar="DIR")] = Field(
+        default=None,
+        description="Model files by kind, instead of `models` in the base folder.",
+    )
+    extra_model_paths: Annotated[
+        list[AbsolutePath], Option("--extra-model-paths-config", metavar="FILE ...")
+    ] = Field(
+        default=[],
+        description="YAML files that name more folders of models, beside `extra_model_paths.yaml` in the base "
+        "folder.",
+    )
+
+
+class PluginSettings(Section):
+    """Which plugins are loaded."""
+
+    disabled: list[str] = Field(
+        default=[],
+        description="Names of installed plugins to leave out; `comfyk plugin disable NAME` adds one.",
+    )
+
+
+class NodeSettings(Section):
+    """Which node packs are loaded."""
+
+    disable_custom: Annotated[bool, Option("--disable-all-custom-nodes")] = Field(
+        default=False,
+        description="Load nothing from the `custom_nodes` folders but what the whitelist names.",
+    )
+    whitelist: Annotated[list[str], Option("--whitelist-custom-nodes", metavar="NAME ...")] = Field(
+        default=[],
+        description="Folder or file names in `custom_nodes` that are loaded although the others are not.",
+    )
+
+
+def _cache_lru(arguments: list[str]) -> Mapping[str, Any]:
+    size = int(arguments[0])
+    return {"execution.cache": "lru", "execution.cache_lru": size} if size > 0 else {}
+
+
+def _cache_ram(arguments: list[str]) -> Mapping[str, Any]:
+    if len(arguments) > 2:
+        raise ValueError("takes at most two numbers of gigabytes")
+    names = ("execution.cache_ram_gb", "execution.cache_ram_inactive_gb")
+    return {"execution.cache": "ram", **dict(zip(names, map(float, arguments), strict=False))}
+
+
+class ExecutionSettings(Section):
+    """How jobs run."""
+
+    cache: Annotated[
+        Literal["ram", "classic", "lru", "none"],
+        Option("--cache-classic", const="classic", help="Keep the results of the latest prompt's nodes."),
+        Option("--cache-none", const="none", help="Keep no results: every node runs each time."),
+    ] = Field(
+        default="ram",
+        description="Which node results are kept: `ram` as many as memory allows, `classic` those of the "
+        "latest prompt, `lru` the last `cache_lru`, `none` none.",
+    )
+    cache_lru: Annotated[int, Option("--cache-lru", nargs="1", metavar="N", sets=_cache_lru)] = Field(
+        default=100,
+        ge=1,
+        description="How many node results the `lru` cache keeps.",
+    )
+    cache_ram_gb: Annotated[
+        float | None, Option("--cache-ram", nargs="*", metavar="[GB [GB]]", sets=_cache_ram)
+    ] = Field(
+        default=None,
+        ge=0,
+        description="Gigabytes of memory that the `ram` cache leaves free. Unset: a tenth of the memory, 2 to "
+        "10.",
+    )
+    cache_ram_inactive_gb: float | None = Field(
+        default=None,
+        ge=0,
+        description="The same for results that the latest prompt does not use. Unset: all of the memory, 128 "
+        "at most.",
+    )
+    preview_method: Annotated[Literal["none", "auto", "latent2rgb", "taesd"], Option("--preview-method")] = (
+        Field(
+            default="none",
+            description="How samplers show the picture under way.",
+        )
+    )
+    preview_size: Annotated[int, Option("--preview-size", metavar="PIXELS")] = Field(
+        default=512,
+        ge=16,
+        le=8192,
+        description="The longer side of such a preview.",
+    )
+    device: Annotated[
+        Literal["auto", "cpu"], Option("--cpu", const="cpu", help="Compute on the CPU only.")
+    ] = Field(
+        default="auto",
+        description="What to compute on.",
+    )
+
+
+class JobSettings(Section):
+    """What happens to jobs."""
+
+    max_attempts: int = Field(
+        default=2,
+        ge=1,
+        description="How often a job is started before it fails, when the server dies while it runs.",
+    )
+
+
+class MetadataSettings(Section):
+    """What saved files say about their making."""
+
+    disable: Annotated[bool, Option("--disable-metadata")] = Field(
+        default=False,
+        description="Do not write the prompt and the workflow into saved files.",
+    )
+
+
+LogLevel = Literal["DEBUG", "DETAIL", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+class LogFile(Section):
+    """A file that the log goes to."""
+
+    path: AbsolutePath = Field(
+        description="The file; it is appended to.",
+    )
+    level: LogLevel = Field(
+        default="DEBUG",
+        description="The least important messages that are written.",
+    )
+
+
+def _verbose(arguments: list[str]) -> Mapping[str, Any]:
+    if len(arguments) > 2:
+        raise ValueError("takes a level and a file at most")
+    level = arguments[0].upper() if arguments else "DEBUG"
+    if level not in get_args(LogLevel):
+        raise ValueError(f"{arguments[0]!r} is not a level; use one of {', '.join(get_args(LogLevel))}")
+    if len(arguments) == 2:
+        return {"logging.files": [{"level": level, "path": arguments[1]}]}
+    return {"logging.level": level}
+
+
+class LogSettings(Section):
+    """What is logged, and where."""
+
+    level: Annotated[LogLevel, Option("--verbose", nargs="*", metavar="[LEVEL [FILE]]", sets=_verbose)] = (
+        Field(
+            default="INFO",
+            description="The least important messages on the console. `--verbose` alone is DEBUG; a FILE gets "
+            "them too.",
+        )
+    )
+    stdout: Annotated[bool, Option("--log-stdout")] = Field(
+        default=False,
+        description="Log to standard output instead of standard error; errors always go to the latter.",
+    )
+    files: list[LogFile] = Field(
+        default=[],
+        description="Files to log to, each with its level.",
+    )
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class Settings(BaseSettings):
+    """All settings. The kernel's sections are attributes; `section` finds those of plugins too."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        env_parse_none_str="null",
+        extra="forbid",
+    )
+
+    folders: FolderSettings = Field(default_factory=FolderSettings)
+    plugins: PluginSettings = Field(default_factory=PluginSettings)
+    nodes: NodeSettings = Field(default_factory=NodeSettings)
+    execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
+    jobs: JobSettings = Field(default_factory=JobSettings)
+    metadata: MetadataSettings = Field(default_factory=MetadataSettings)
+    logging: LogSettings = Field(default_factory=LogSettings)
+
+    _layers: Layers | None = PrivateAttr(default=None)
+
+    @overload
+    def section(self, name: str) -> Any: ...
+    @overload
+    def section(self, name: str, model: type[S]) -> S: ...
+    def section(self, name: str, model: type[BaseModel] = BaseModel) -> BaseModel:
+        """A section by name; give its model to have it typed. Raises KeyError for an unknown name."""
+        if name not in type(self).model_fields:
+            raise KeyError(f"there is no settings section {name!r}")
+        section = getattr(self, name)
+        if not isinstance(section, model):
+            raise TypeError(f"the settings section {name!r} is a {type(section).__name__}")
+        return section
+
+    def source(self, key: str) -> str:
+        """What gave `section.field` its value: a file and line, a variable, an option, or `default`."""
+        return (self._layers and self._layers.where(key.split("."))) or "default"
+
+    def make_folders(self) -> Folders:
+        """The folder registry that these settings describe. Raises SettingsError for bad extra paths."""
+        given = self.folders
+        folders = Folders(
+            given.base,
+            input=given.input,
+            output=given.output,
+            temp=given.temp,
+            user=given.user,
+            models=given.models,
+        )
+        standard = given.base / "extra_model_paths.yaml"
+        try:
+            for file in [*([standard] if standard.is_file() else []), *given.extra_model_paths]:
+                folders.load_extra_paths(file)
+        except ValueError as error:
+            raise SettingsError([str(error)]) from error
+        return folders
+
+
+# --- loading -----------------------------------------------------------------------------------------------
+
+
+def plugin_sections(plugins: Plugins) -> dict[str, type[BaseModel]]:
+    """The sections of all plugins. What cannot be a section is recorded as the plugin's error."""
+    sections: dict[str, type[BaseModel]] = {}
+    hook = "comfyk_register_settings"
+    for plugin, models in plugins.call_each(hook):
+        try:
+            for name, model in models.items():
+                required = [field for field, info in model.model_fields.items() if info.is_required()]
+                if not name.isidentifier() or name.startswith("_") or name != name.lower() or "__" in name:
+                    raise ValueError(f"{name!r} cannot name a section; use lowercase letters, digits and _")
+                if name in sections or name in Settings.model_fields or hasattr(Settings, name):
+                    raise ValueError(f"there is a section {name!r} already")
+                if required:
+                    raise ValueError(f"section {name!r}: no default for {', '.join(required)}")
+                sections[name] = model
+        except (AttributeError, ValueError) as error:
+            plugins.record(plugin, hook, error)
+    return sections
+
+
+def disabled_plugins(toml: Path | None, overrides: Mapping[str, Any]) -> list[str]:
+    """`plugins.disabled`, which must be known before the plugins are there. Raises SettingsError."""
+    layers = Layers(Settings, toml, overrides)
+    values: dict[str, Any] = {}
+    for layer in reversed(layers.data):
+        section = layer.get("plugins")
+        values.update(section if isinstance(section, dict) else {})
+    try:
+        return PluginSettings.model_validate({"disabled": values.get("disabled", [])}).disabled
+    except ValidationError as error:
+        raise SettingsError(layers.explain(error, "plugins")) from error
+
+
+def load_settings(
+    plugins: Plugins, *, toml: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read all settings.
+
+    `toml` is the configuration file (may be absent); `overrides` maps `section.field` to a value, or to an
+    `Override` that says where it is from. Raises SettingsError with everything that is wrong.
+    """
+    fields: dict[str, Any] = {
+        name: (model, Field(default_factory=model)) for name, model in plugin_sections(plugins).items()
+    }
+    model = create_model("Settings", __base__=Settings, **fields)
+    layers = Layers(model, toml, overrides or {})
+    layers.take_unknown(plugins.names("disabled", "failed"))
+
+    def sources(
+        cls: type[BaseSettings], settings_cls: type[BaseSettings], **_: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return tuple(InitSettingsSource(settings_cls, layer) for layer in layers.data)
+
+    model.settings_customise_sources = classmethod(sources)  # type: ignore[method-assign]
+    try:
+        settings = model()
+    except ValidationError as error:
+        raise SettingsError([*layers.problems, *layers.explain(error)]) from error
+    if layers.problems:
+        raise SettingsError(layers.problems)
+    settings._layers = layers
+    return settings
