@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ _OTHER_KINDS: dict[str, frozenset[str]] = {
     "classifiers": frozenset({""}),
 }
 _LEGACY_KINDS = {"unet": "diffusion_models", "clip": "text_encoders"}
+
+_CLOCK_TICK_NS = 50_000_000
 
 _ANNOTATION = re.compile(r"^(?P<name>.*?) ?\[(?P<type>input|output|temp)\]$", re.DOTALL)
 _WINDOWS_DEVICE = re.compile(
@@ -112,6 +115,9 @@ class _Listing:
     directories: dict[str, int]
     """Directory -> mtime in ns; the listing holds while none of them changes. 0: not there yet."""
     roots: list[Path]
+    settled: bool
+    """Whether the directories were last changed long enough before. A file that came right after the listing
+    may have left the mtime as it was, since clocks of file systems tick slowly."""
 
 
 class Folders:
@@ -264,7 +270,9 @@ def _join_names(root: Path, filename: str) -> Path:
 
 
 def _unchanged(listing: _Listing) -> bool:
-    return all(_mtime(directory) == mtime for directory, mtime in listing.directories.items())
+    return listing.settled and all(
+        _mtime(directory) == mtime for directory, mtime in listing.directories.items()
+    )
 
 
 def _mtime(directory: str) -> int:
@@ -277,6 +285,7 @@ def _mtime(directory: str) -> int:
 def _list_files(kind: FolderKind) -> _Listing:
     names: set[str] = set()
     directories: dict[str, int] = {}
+    begun = time.time_ns()
     for root in kind.paths:
         top = str(root)
         directories[top] = _mtime(top)
@@ -295,4 +304,5 @@ def _list_files(kind: FolderKind) -> _Listing:
             for name in files:
                 if not kind.extensions or os.path.splitext(name)[1].lower() in kind.extensions:
                     names.add(str(relative / name))
-    return _Listing(sorted(names), directories, list(kind.paths))
+    settled = max(directories.values(), default=0) < begun - _CLOCK_TICK_NS
+    return _Listing(sorted(names), directories, list(kind.paths), settled)

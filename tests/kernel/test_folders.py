@@ -1,0 +1,191 @@
+"""Where files are found, and that a name from outside never leads out of its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from comfyk.folders import Folders, PathOutsideError, resolve_inside, split_annotation
+
+pieces = st.sampled_from(["..", ".", "a", "b.png", "", "/", "\\", "//", "~", "C:", "nul", "CON.txt", "a\0b", "link", "é"])
+names = st.lists(pieces, max_size=6).map("/".join) | st.lists(pieces, max_size=6).map("\\".join) | st.text(max_size=20)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with a link that leads out of it, next to a file that must not be reached."""
+    (tmp_path / "secret.txt").write_text("secret")
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "b.png").write_text("picture")
+    (root / "link").symlink_to(tmp_path)
+    (root / "inner").symlink_to(root / "a")
+    return root
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(names, min_size=1, max_size=3))
+@example(["../secret.txt"])
+@example(["link/secret.txt"])
+@example(["a", "../../secret.txt"])
+@example(["..\\secret.txt"])
+@example(["\\\\server\\share"])
+@example(["//server/share"])
+@example(["x" * 300])
+def test_no_name_leads_out(root, parts):
+    try:
+        path = resolve_inside(root, *parts)
+    except PathOutsideError:
+        return
+    real = os.path.realpath(path)
+    assert real == str(root) or real.startswith(str(root) + os.sep)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", "../x", "a/../../x", "/etc/passwd", "\\x", "C:\\x", "c:x", "a\0", "link/secret.txt", "link", "nul",
+     "COM1.png", "a/LPT9", "x" * 256, "\n"],
+)  # fmt: skip
+def test_names_that_are_refused(root, name):
+    with pytest.raises(PathOutsideError):
+        resolve_inside(root, name)
+
+
+@pytest.mark.parametrize("name", ["new.png", "a/b.png", "a//b.png", "./a/b.png", "a\\b.png", "inner/b.png", "a b (1).png",
+                                  "...", "..a", "nullable.png", "%2e%2e"])  # fmt: skip
+def test_names_that_are_fine(root, name):
+    assert resolve_inside(root, name).is_relative_to(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("photo.png", ("photo.png", None)),
+        ("photo.png [output]", ("photo.png", "output")),
+        ("a/photo.png[temp]", ("a/photo.png", "temp")),
+        ("photo [1].png", ("photo [1].png", None)),
+        ("photo.png [models]", ("photo.png [models]", None)),
+        (" [input]", ("", "input")),
+    ],
+)
+def test_annotations(name, expected):
+    assert split_annotation(name) == expected
+
+
+def test_an_annotated_name_is_found_in_its_folder(tmp_path):
+    folders = Folders(tmp_path)
+    assert folders.annotated("a.png") == tmp_path / "input" / "a.png"
+    assert folders.annotated("s/a.png [output]") == tmp_path / "output" / "s" / "a.png"
+    with pytest.raises(PathOutsideError):
+        folders.annotated("../a.png [temp]")
+    with pytest.raises(ValueError, match="models"):
+        folders.directory("models")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    folders = Folders(tmp_path)
+    checkpoints = tmp_path / "models" / "checkpoints"
+    (checkpoints / "sd" / ".git").mkdir(parents=True)
+    (checkpoints / "b.safetensors").touch()
+    (checkpoints / "sd" / "a.CKPT").touch()
+    (checkpoints / "sd" / "notes.txt").touch()
+    (checkpoints / "sd" / ".git" / "c.safetensors").touch()
+    return folders
+
+
+def test_models_are_listed_by_extension_and_found(folders, tmp_path):
+    assert folders.filenames("checkpoints") == ["b.safetensors", "sd/a.CKPT"]
+    assert folders.find("checkpoints", "sd/a.CKPT") == tmp_path / "models" / "checkpoints" / "sd" / "a.CKPT"
+    for name in ("none.ckpt", "../checkpoints/b.safetensors", "/etc/passwd", "", "sd"):
+        assert folders.find("checkpoints", name) is None
+    assert folders.find("unknown kind", "b.safetensors") is None
+    with pytest.raises(KeyError):
+        folders.filenames("unknown kind")
+
+
+def test_a_listing_notices_new_and_removed_files(folders, tmp_path):
+    place = tmp_path / "models" / "checkpoints"
+    folders.filenames("checkpoints")
+    (place / "sd" / "new.safetensors").touch()
+    assert "sd/new.safetensors" in folders.filenames("checkpoints")
+    (place / "b.safetensors").unlink()
+    assert "b.safetensors" not in folders.filenames("checkpoints")
+
+
+def test_a_folder_that_appears_later_is_listed(tmp_path):
+    folders = Folders(tmp_path)
+    assert folders.filenames("loras") == []
+    (tmp_path / "models" / "loras").mkdir(parents=True)
+    (tmp_path / "models" / "loras" / "x.safetensors").touch()
+    assert folders.filenames("loras") == ["x.safetensors"]
+
+
+def test_links_may_lead_to_other_disks_and_round_in_circles(folders, tmp_path):
+    other = tmp_path / "other disk"
+    other.mkdir()
+    (other / "far.safetensors").touch()
+    place = tmp_path / "models" / "checkpoints"
+    (place / "far").symlink_to(other)
+    (place / "sd" / "up").symlink_to(place)
+    assert "far/far.safetensors" in folders.filenames("checkpoints")
+    assert folders.find("checkpoints", "far/far.safetensors") is not None
+
+
+def test_old_names_of_kinds(tmp_path):
+    folders = Folders(tmp_path)
+    assert folders.paths("unet") == folders.paths("diffusion_models")
+    assert folders.paths("clip") == [tmp_path / "models" / "text_encoders", tmp_path / "models" / "clip"]
+
+
+def test_extra_model_paths(tmp_path):
+    file = tmp_path / "extra.yaml"
+    file.write_text(
+        "webui:\n"
+        "  base_path: webui\n"
+        "  checkpoints: models/Stable-diffusion\n"
+        "  loras: |\n"
+        "    models/Lora\n"
+        "    models/LyCORIS\n"
+        "mine:\n"
+        "  base_path: /mine\n"
+        "  is_default: true\n"
+        "  checkpoints: |\n"
+        "    first\n"
+        "    second\n"
+        "  my_kind: stuff\n"
+        "empty:\n"
+    )
+    folders = Folders(tmp_path)
+    folders.load_extra_paths(file)
+    assert folders.paths("checkpoints") == [
+        Path("/mine/first"),
+        Path("/mine/second"),
+        tmp_path / "models" / "checkpoints",
+        tmp_path / "webui" / "models" / "Stable-diffusion",
+    ]
+    assert folders.paths("loras")[1:] == [tmp_path / "webui/models/Lora", tmp_path / "webui/models/LyCORIS"]
+    assert folders.paths("my_kind") == [Path("/mine/stuff")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- a", "expected sections"),
+        ("a: text", "'a' holds no folders"),
+        ("a:\n  loras: [x]", "a.loras"),
+    ],
+)
+def test_extra_model_paths_that_cannot_be_read_name_the_file(tmp_path, text, message):
+    file = tmp_path / "extra.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        Folders(tmp_path).load_extra_paths(file)
+    assert str(file) in str(error.value)
+    with pytest.raises(ValueError, match="cannot be read"):
+        Folders(tmp_path).load_extra_paths(tmp_path / "absent.yaml")
