@@ -296,6 +296,16 @@ async def test_a_client_that_keeps_up_gets_all_progress_in_few_writes() -> None:
     assert transport.sent == [b"".join(b"%d " % number for number in range(BEHIND))]
 
 
+async def test_in_a_crowd_progress_is_left_out_sooner() -> None:
+    transport = Transport(stuck=False)
+    client = _client(transport)
+    for number in range(BEHIND):
+        client.send(b"%d " % number, newest="progress", crowd=200)
+    await _sent(client)
+    assert b"".join(transport.sent).split()[-1] == b"255"
+    assert len(b"".join(transport.sent).split()) < 20
+
+
 async def test_a_client_for_which_too_much_waits_is_dropped(caplog: Any) -> None:
     transport = Transport()
     client = _client(transport)

@@ -6,7 +6,7 @@ Each is written once, whoever receives it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from comfyk.events import (
@@ -94,7 +94,7 @@ class Hub:
         client = self._clients.get(client_id)
         return [] if client is None else [client]
 
-    def _send_preview(self, event: Preview, receivers: Iterable[Client]) -> None:
+    def _send_preview(self, event: Preview, receivers: Sequence[Client]) -> None:
         plain: list[Client] = []
         detailed: list[Client] = []
         for client in receivers:
@@ -110,6 +110,6 @@ def _as_json(event: Event) -> bytes:
     return text_frame(dumps({"type": event.type, "data": event.data()}))
 
 
-def _send(receivers: Iterable[Client], frame: bytes, newest: Hashable | None = None) -> None:
+def _send(receivers: Sequence[Client], frame: bytes, newest: Hashable | None = None) -> None:
     for client in receivers:
-        client.send(frame, newest)
+        client.send(frame, newest, len(receivers))

@@ -31,7 +31,7 @@ class HttpSettings(Section):
     """Compress JSON and text for clients that take it."""
     client_buffer_mb: float = Field(8, gt=0)
     """How much may wait for a slow WebSocket client before it is dropped, in megabytes."""
-    client_timeout: float = Field(60, gt=0)
+    client_timeout: float = Field(30, gt=0)
     """How many seconds a WebSocket client may take in nothing before it is dropped."""
 
     @property
