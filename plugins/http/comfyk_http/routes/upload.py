@@ -112,7 +112,7 @@ async def _received(request: web.Request) -> AsyncIterator[_Form]:
         if error.errno in _FULL:
             raise ApiError(507, "disk_full", "There is no room left on the server's disk.") from None
         if error.errno in _NOT_A_NAME:
-            raise BadField("image", f"{error.filename!r} cannot be stored: {error.strerror}") from None
+            raise BadField("image", f"cannot be stored under this name: {error.strerror}") from None
         raise
 
 
