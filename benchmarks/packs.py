@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -61,6 +61,7 @@ _TYPED = '''\
 from comfyk import io
 
 DESCRIPTION = "x" * {padding}
+MODES = {options}("nearest-exact bilinear area bicubic lanczos".split())
 
 
 def node(number):
@@ -76,7 +77,7 @@ def node(number):
                     io.Model.Input("model"),
                     io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
                     io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01),
-                    io.Combo.Input("mode", options=["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]),
+                    io.Combo.Input("mode", options=MODES),
                     io.Latent.Input("latent_image", optional=True),
                 ],
                 outputs=[io.Model.Output(), io.Latent.Output()],
@@ -99,9 +100,13 @@ async def comfy_entrypoint():
 '''
 
 
-def typed(count: int, padding: int) -> str:
-    """The source of a pack of `count` typed nodes, each with a description of `padding` bytes."""
-    return _TYPED.format(count=count, padding=padding)
+def typed(count: int, padding: int, *, options: Literal["tuple", "list"] = "tuple") -> str:
+    """The source of a pack of `count` typed nodes, each with a description of `padding` bytes.
+
+    The choices of a combo in a tuple are constant, as those of the core nodes are; a list may have been read from
+    a folder, so the server looks at the schema again on each request.
+    """
+    return _TYPED.format(count=count, padding=padding, options=options)
 
 
 def write_packs(base: Path, packs: Mapping[str, str]) -> None:
