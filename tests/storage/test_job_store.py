@@ -60,6 +60,20 @@ async def test_unfinished_order_is_running_then_number_then_age(store, make_job)
     assert (await store.unfinished())[0].attempts == 1
 
 
+async def test_a_job_may_be_added_as_one_that_runs(store, make_job, make_outcome):
+    await store.add(make_job("waits", number=0))
+    runs = make_job("runs", number=5, attempts=1)
+    await store.add(runs, started_at=123)
+    assert [job.id for job in await store.unfinished()] == ["runs", "waits"]
+    assert await ids(store, statuses=[JobStatus.IN_PROGRESS]) == ["runs"]
+    detail = await store.get("runs")
+    assert detail.summary.execution_start_time == 123
+    with pytest.raises(DuplicateJobError):
+        await store.add(make_job("runs"))
+    await store.finish(runs, make_outcome())
+    assert await ids(store, statuses=ENDED) == ["runs"]
+
+
 async def test_renumbering_moves_a_job(store, make_job):
     await store.add(make_job("a", number=1))
     await store.add(make_job("b", number=2))

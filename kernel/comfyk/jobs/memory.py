@@ -68,10 +68,11 @@ class MemoryJobStore:
         )
         return [replace(k.job) for k in kept]
 
-    async def add(self, job: Job) -> None:
+    async def add(self, job: Job, started_at: int | None = None) -> None:
         if job.id in self._unfinished or job.id in self._finished:
             raise DuplicateJobError(f"There is a job with the id {job.id} already; choose another id.")
-        self._unfinished[job.id] = _Unfinished(next(self._ages), replace(job))
+        status = JobStatus.PENDING if started_at is None else JobStatus.IN_PROGRESS
+        self._unfinished[job.id] = _Unfinished(next(self._ages), replace(job), status, started_at)
 
     async def start(self, job: Job, started_at: int) -> None:
         kept = self._known(job)

@@ -10,6 +10,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from comfyk.jobs.store import JobStore, StoreError, UnknownJobError
 
 if TYPE_CHECKING:
     from comfyk.app import App
+    from comfyk.execution.run import JobRun
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,12 @@ class Submission:
 
 
 class JobQueue:
-    """Jobs that wait, and the one that runs. Jobs that ended are in `store`."""
+    """Jobs that wait, and the one that runs. Jobs that ended are in `store`.
+
+    Two things keep the store's commits out of the way without weakening what they promise. A job that comes to an
+    idle queue is stored as running at once, so that it costs one commit and not two before it runs. And a job's
+    outcome is stored together with the next one's start; the next one runs once both are.
+    """
 
     def __init__(self, app: App, store: JobStore) -> None:
         self.store = store
@@ -48,7 +55,13 @@ class JobQueue:
         self._app = app
         self._heap: list[tuple[float, int, str]] = []
         self._pending: dict[str, tuple[tuple[float, int, str], Job]] = {}
+        self._entering: Job | None = None
+        """A job that is being stored as running; while there is one, no other is taken up."""
+        self._entered: Job | None = None
+        """That job once it is stored."""
         self._running: Job | None = None
+        self._ending: Job | None = None
+        """A job that has run, and whose outcome is being stored."""
         self._cancelled: set[str] = set()
         self._stopping = False
         self._sequence = itertools.count()
@@ -58,7 +71,7 @@ class JobQueue:
         self._worker: asyncio.Task[None] | None = None
         self._free_requests: list[tuple[bool, bool, asyncio.Future[dict[str, Any]]]] = []
 
-    # --- life -----------------------------------------------------------------------------------------------------
+    # --- life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Take up what was left the last time, and begin to work."""
@@ -78,15 +91,14 @@ class JobQueue:
         self._stopping = True
         if self._worker is None:
             return
-        if self._running is not None:
-            self._app.executor.interrupt()
-            await asyncio.wait([self._worker], timeout=_STOP_TIMEOUT_S)
-        if not self._worker.done():
-            self._worker.cancel()
+        self._wake.set()
+        self._app.executor.interrupt()
+        await asyncio.wait([self._worker], timeout=_STOP_TIMEOUT_S)
+        self._worker.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._worker
-        if self._running is not None:
-            await self._requeue(self._running)
+        for job in self.running:
+            await self._requeue(job)
         for futures in self._waiting.values():
             for future in futures:
                 future.cancel()
@@ -95,8 +107,8 @@ class JobQueue:
 
     @property
     def running(self) -> list[Job]:
-        """The running job, if there is one."""
-        return [self._running] if self._running is not None else []
+        """The running job, if there is one, and any that is just about to run or has just run."""
+        return [job for job in (self._ending, self._running, self._entered, self._entering) if job]
 
     @property
     def pending(self) -> list[Job]:
@@ -106,7 +118,7 @@ class JobQueue:
     @property
     def remaining(self) -> int:
         """How many jobs have not ended."""
-        return len(self._pending) + (self._running is not None)
+        return len(self._pending) + len(self.running)
 
     def current_node(self, client_id: str) -> str | None:
         """The node shown as running to this client, for one that connects anew."""
@@ -151,10 +163,28 @@ class JobQueue:
             user=user,
             created_at=created,
         )
-        await self.store.add(job)
-        self._push(job)
+        if self._idle:
+            await self._enter(job)
+        else:
+            await self.store.add(job)
+            self._push(job)
         self._changed()
         return Submission(job, valid.node_errors)
+
+    @property
+    def _idle(self) -> bool:
+        return not (self._pending or self.running or self.paused or self._stopping)
+
+    async def _enter(self, job: Job) -> None:
+        """Store a job as running, for the worker to take up."""
+        job.attempts = 1
+        self._entering = job
+        try:
+            await self.store.add(job, started_at=now_ms())
+            self._entered = job
+        finally:
+            self._entering = None
+            self._wake.set()
 
     async def cancel(self, job_id: str) -> JobStatus | None:
         """Take a job out of the queue, or interrupt it. Returns the state it was in, None when it is not here."""
@@ -164,10 +194,12 @@ class JobQueue:
 
     def interrupt(self, job_id: str | None = None) -> bool:
         """Interrupt the running job (if it is this one). Returns whether there was one."""
-        if self._running is None or (job_id is not None and self._running.id != job_id):
+        job = self._running or self._entered or self._entering
+        if job is None or (job_id is not None and job.id != job_id):
             return False
-        self._cancelled.add(self._running.id)
-        self._app.executor.interrupt()
+        self._cancelled.add(job.id)
+        if job is self._running:
+            self._app.executor.interrupt()
         return True
 
     async def delete(self, ids: Collection[str], user: str | None = None) -> list[str]:
@@ -225,7 +257,7 @@ class JobQueue:
 
     async def wait(self, job_id: str) -> Outcome:
         """How a job of the queue ends. Raises KeyError when it is not in the queue."""
-        if job_id not in self._pending and (self._running is None or self._running.id != job_id):
+        if job_id not in self._pending and all(job.id != job_id for job in self.running):
             raise KeyError(f"job {job_id} is not in the queue")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(job_id, []).append(future)
@@ -235,43 +267,69 @@ class JobQueue:
         """Free what can be made again. While a job runs it is put off: `{"deferred": True}`."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._free_requests.append((unload_models, free_memory, future))
-        if self._running is not None:
+        if self.running:
             return {"deferred": True}
         self._wake.set()
         return await future
 
-    # --- work -----------------------------------------------------------------------------------------------------
+    # --- work ---------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        while not self._stopping:
-            await self._free_memory()
-            job = None if self.paused else self._pop()
-            if job is None:
+        ending: asyncio.Task[None] | None = None
+        try:
+            while not self._stopping:
                 self._wake.clear()
-                await self._wake.wait()
-                continue
-            self._running = job
-            job.attempts += 1
-            run = self._app.executor.prepare(job)
-            await self._durably(lambda job=job: self.store.start(job, now_ms()))
-            self._changed()
-            if self._stopping:
-                return  # `stop` puts it back
-            await self._app.executor.run(run)
-            if (
-                self._stopping
-                and job.id not in self._cancelled
-                and run.report.outcome.status is JobStatus.CANCELLED
-            ):
-                return  # interrupted because the server stops: `stop` puts it back
-            outcome = run.report.outcome
-            await self._durably(lambda job=job, outcome=outcome: self.store.finish(job, outcome))
-            self._running = None
-            self._cancelled.discard(job.id)
-            self._end(job, run.report.last, outcome)
+                job = None if self._free_requests else self._take()
+                if job is None:
+                    if ending is not None:
+                        await ending
+                        ending = None
+                    if self._free_requests:
+                        await self._free_memory()
+                    else:
+                        await self._wake.wait()
+                    continue
+                run = await self._begin(job)
+                if ending is not None:
+                    await ending
+                    ending = None
+                if self._stopping:
+                    return  # `stop` puts it back
+                await self._app.executor.run(run)
+                outcome = run.report.outcome
+                if self._stopping and outcome.status is JobStatus.CANCELLED and job.id not in self._cancelled:
+                    return  # interrupted because the server stops: `stop` puts it back
+                self._running, self._ending = None, job
+                ending = asyncio.create_task(self._end(job, run.report.last, outcome))
+        finally:
+            if ending is not None:
+                await ending
 
-    def _end(self, job: Job, last: JobMessage | None, outcome: Outcome) -> None:
-        """Tell everybody that a job has ended."""
+    def _take(self) -> Job | None:
+        """The job to run now."""
+        if self._entered is not None or self._entering is not None:
+            return self._entered
+        return None if self.paused else self._pop()
+
+    async def _begin(self, job: Job) -> JobRun:
+        """Make a job the running one, in the store too."""
+        self._running = job
+        run = self._app.executor.prepare(job)
+        if job.id in self._cancelled:
+            run.interrupt()
+        if job is self._entered:
+            self._entered = None
+        else:
+            job.attempts += 1
+            await self._durably(lambda: self.store.start(job, now_ms()))
+        self._changed()
+        return run
+
+    async def _end(self, job: Job, last: JobMessage | None, outcome: Outcome) -> None:
+        """Store how a job ended, then tell everybody."""
+        await self._durably(lambda: self.store.finish(job, outcome))
+        self._ending = None
+        self._cancelled.discard(job.id)
         if last is not None:
             self._app.events.emit(last)
         self._changed()
@@ -315,7 +373,7 @@ class JobQueue:
 
     def _push(self, job: Job) -> None:
         # A job that was running when the process ended comes before all others.
-        place = float("-inf") if job.attempts else job.number
+        place = -math.inf if job.attempts else job.number
         key = (place, next(self._sequence), job.id)
         self._pending[job.id] = (key, job)
         heapq.heappush(self._heap, key)

@@ -76,8 +76,11 @@ class JobStore(Protocol):
         """
         ...
 
-    async def add(self, job: Job) -> None:
-        """Keep a pending job. Raises DuplicateJobError when its id is taken (by a finished job too)."""
+    async def add(self, job: Job, started_at: int | None = None) -> None:
+        """Keep a new job: a pending one, or with `started_at` one that runs already.
+
+        Raises DuplicateJobError when its id is taken (by a finished job too).
+        """
         ...
 
     async def start(self, job: Job, started_at: int) -> None:

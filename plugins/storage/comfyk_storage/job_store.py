@@ -25,7 +25,7 @@ from comfyk_storage.errors import describe, store_error
 from comfyk_storage.lock import FileLock, lock_postgres
 from comfyk_storage.migrations import prepare
 from comfyk_storage.retention import Retention
-from comfyk_storage.schema import SUMMARY, finished_row, jobs, pending_row, read_job, read_summary
+from comfyk_storage.schema import SUMMARY, finished_row, jobs, read_job, read_summary, unfinished_row
 from comfyk_storage.writer import Change, Writer
 
 T = TypeVar("T")
@@ -135,9 +135,9 @@ class SqlJobStore:
         if self._lock is not None:
             self._lock.release()
 
-    async def add(self, job: Job) -> None:
+    async def add(self, job: Job, started_at: int | None = None) -> None:
         try:
-            row = pending_row(job)
+            row = unfinished_row(job, started_at)
         except ValueError as error:
             raise StoreError(f"Job {job.id} cannot be written as JSON: {error}") from error
         await self._writer.submit(Change(self._add, [row], unchanged=lambda: _duplicate(job)))

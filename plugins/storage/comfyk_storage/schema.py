@@ -80,11 +80,13 @@ SUMMARY = (
 """The columns of a JobSummary, in the order of its fields."""
 
 
-def pending_row(job: Job) -> dict[str, Any]:
-    """The row of a job that was just accepted."""
+def unfinished_row(job: Job, started_at: int | None) -> dict[str, Any]:
+    """The row of a job that was just accepted, and that runs already if `started_at` is given."""
+    status = JobStatus.PENDING if started_at is None else JobStatus.IN_PROGRESS
     return {
         "id": job.id,
-        "status": JobStatus.PENDING.value,
+        "status": status.value,
+        "started_at": started_at,
         "number": job.number,
         "user": job.user,
         "workflow_id": job.workflow_id,

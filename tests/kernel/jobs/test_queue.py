@@ -255,9 +255,9 @@ class Unwell(MemoryJobStore):
 
     failing: tuple = ()
 
-    async def add(self, job):
+    async def add(self, job, started_at=None):
         self._maybe("add")
-        await super().add(job)
+        await super().add(job, started_at)
 
     async def start(self, job, started_at):
         self._maybe("start")
@@ -285,8 +285,10 @@ async def test_a_store_that_fails_for_a_while_loses_nothing(tmp_path, notes, mon
         with pytest.raises(StoreError, match="the disk is full"):
             await app.jobs.submit(prompt("refused"))
         assert app.jobs.remaining == 0
-        store.failing = ("start", "finish")
+        app.jobs.pause()
         job = (await app.jobs.submit(prompt("kept"))).job
+        store.failing = ("start", "finish")
+        app.jobs.resume()
         assert (await asyncio.wait_for(app.jobs.wait(job.id), 10)).status is JobStatus.COMPLETED
         app.jobs.pause()
         job = (await app.jobs.submit(prompt("waits"))).job
