@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -257,13 +258,16 @@ class EventBus:
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[Event | Callable[[], None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._scheduled = False
+        self._uncork: asyncio.TimerHandle | None = None
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver on this loop from now on."""
+        """Deliver on this loop, which runs in the calling thread, from now on."""
         self._loop = loop
+        self._thread = threading.get_ident()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with each event, on the loop; it must not block. Returns what ends it."""
@@ -273,18 +277,49 @@ class EventBus:
     def emit(self, event: Event) -> None:
         """Hand an event over, from any thread. Without a loop (yet) it waits for one."""
         self._waiting.append(event)
-        if not self._scheduled and self._loop is not None:
-            self._scheduled = True
-            try:
+        self._wake()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function on the loop, after the events that were emitted before."""
+        self._waiting.append(function)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._scheduled or self._uncork is not None or self._loop is None:
+            return
+        self._scheduled = True
+        try:
+            if threading.get_ident() == self._thread:
+                self._loop.call_soon(self.deliver)
+            else:
                 self._loop.call_soon_threadsafe(self.deliver)
-            except RuntimeError:  # the loop is closed: nobody listens any more
-                self._scheduled = False
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self._scheduled = False
+
+    def cork(self, seconds: float) -> None:
+        """Let events gather for a moment, or until `uncork`. Call it on the loop.
+
+        What another thread does in that moment then costs the loop no wakeup: the two would only take turns at
+        the interpreter.
+        """
+        if self._loop is not None and self._uncork is None:
+            self._uncork = self._loop.call_later(seconds, self.uncork)
+
+    def uncork(self) -> None:
+        """Deliver what has gathered. Call it on the loop."""
+        if self._uncork is not None:
+            self._uncork.cancel()
+            self._uncork = None
+        self.deliver()
 
     def deliver(self) -> None:
         """Hand all waiting events to the listeners now. Call it on the loop only."""
         self._scheduled = False
         while self._waiting:
             event = self._waiting.popleft()
+            if not isinstance(event, Event):
+                event()
+                continue
             for listener in tuple(self._listeners):
                 try:
                     listener(event)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -27,6 +27,8 @@ _MINIMUM_BYTES = 64 << 10
 _AGE_FACTOR = 1.3
 # Asking the system how much memory is free takes tens of microseconds: not after every node.
 _CHECK_INTERVAL_S = 0.05
+# But at once after so many new bytes.
+_LARGE_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -88,35 +90,52 @@ class NullCache(OutputCache):
         return 0
 
 
+class _Scopes:
+    """Which entries come from which subgraph."""
+
+    def __init__(self) -> None:
+        self._members: dict[Scope, set[Key]] = {}
+
+    def add(self, scope: Scope | None, key: Key) -> None:
+        if scope is not None:
+            self._members.setdefault(scope, set()).add(key)
+
+    def begin(self, nodes: set[tuple[str, str]]) -> set[Key]:
+        """Forget the subgraphs of nodes that are gone; returns the entries of all others."""
+        self._members = {scope: keys for scope, keys in self._members.items() if scope.root in nodes}
+        return set().union(*self._members.values())
+
+    def replace(self, scope: Scope, keys: set[Key]) -> set[Key]:
+        """A subgraph has these entries now; returns those that it had and has no more."""
+        before = self._members.get(scope, set())
+        self._members[scope] = before & keys
+        return before - keys
+
+    def clear(self) -> None:
+        self._members.clear()
+
+
 class ClassicCache(OutputCache):
     """Keeps the results that the latest prompt used, those of its subgraphs included."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, CacheEntry] = {}
-        self._scopes: dict[Scope, set[Key]] = {}
+        self._scopes = _Scopes()
 
     def begin(self, keys: set[Key], nodes: set[tuple[str, str]]) -> None:
-        keep = set(keys)
-        for scope, members in list(self._scopes.items()):
-            if scope.root in nodes:
-                keep |= members
-            else:
-                del self._scopes[scope]
-        for key in [key for key in self._entries if key not in keep]:
-            del self._entries[key]
+        keep = keys | self._scopes.begin(nodes)
+        self._entries = {key: entry for key, entry in self._entries.items() if key in keep}
 
     def get(self, key: Key) -> CacheEntry | None:
         return self._entries.get(key)
 
     def put(self, key: Key, entry: CacheEntry, scope: Scope | None) -> None:
         self._entries[key] = entry
-        if scope is not None:
-            self._scopes.setdefault(scope, set()).add(key)
+        self._scopes.add(scope, key)
 
     def expanded(self, scope: Scope, keys: set[Key]) -> None:
-        for key in self._scopes.get(scope, set()) - keys:
+        for key in self._scopes.replace(scope, keys):
             self._entries.pop(key, None)
-        self._scopes[scope] = keys & self._entries.keys()
 
     def clear(self) -> int:
         count = len(self._entries)
@@ -177,28 +196,40 @@ def _available_bytes() -> int:
     return psutil.virtual_memory().available
 
 
-@dataclass
 class RamPressureCache(OutputCache):
     """Keeps results while memory is free.
 
-    When less than `inactive_headroom` bytes are available, results that the running prompt does not use go, and
-    when less than `headroom` are, its own too: old and large ones first.
+    When less than `headroom` bytes are available, results go, old and large ones first. Those that the latest prompt
+    does not use go when it starts, as in the classic cache, unless `inactive_headroom` is given: then they stay until
+    less than so many bytes are available.
     """
 
-    headroom: int
-    inactive_headroom: int
-    available: Callable[[], int] = _available_bytes
-    check_interval_s: float = _CHECK_INTERVAL_S
-    _generation: int = 0
-    _entries: dict[Key, _Used] = field(default_factory=dict)
-    _next_check: float = 0.0
-    _new_bytes: int = 0
+    def __init__(
+        self,
+        headroom: int,
+        inactive_headroom: int | None = None,
+        *,
+        available: Callable[[], int] = _available_bytes,
+        check_interval_s: float = _CHECK_INTERVAL_S,
+    ) -> None:
+        self._headroom = headroom
+        self._inactive_headroom = inactive_headroom
+        self._available = available
+        self._check_interval_s = check_interval_s
+        self._generation = 0
+        self._entries: dict[Key, _Used] = {}
+        self._scopes = _Scopes()
+        self._next_check = 0.0
+        self._new_bytes = 0
 
     def begin(self, keys: set[Key], nodes: set[tuple[str, str]]) -> None:
         self._generation += 1
+        kept = self._scopes.begin(nodes)
+        if self._inactive_headroom is None:
+            keep = keys | kept
+            self._entries = {key: used for key, used in self._entries.items() if key in keep}
         for key in keys:
             self.get(key)
-        self._next_check = 0.0
 
     def get(self, key: Key) -> CacheEntry | None:
         used = self._entries.get(key)
@@ -211,35 +242,47 @@ class RamPressureCache(OutputCache):
         size = max(size_of(entry.outputs), _MINIMUM_BYTES)
         self._new_bytes += size
         self._entries[key] = _Used(entry, self._generation, size)
+        self._scopes.add(scope, key)
+
+    def expanded(self, scope: Scope, keys: set[Key]) -> None:
+        gone = self._scopes.replace(scope, keys)
+        if self._inactive_headroom is None:
+            for key in gone:
+                self._entries.pop(key, None)
 
     def relieve(self) -> None:
         now = time.monotonic()
-        if now < self._next_check and self._new_bytes < GIB // 16:
+        if now < self._next_check and self._new_bytes < _LARGE_BYTES:
             return
-        self._next_check = now + self.check_interval_s
+        self._next_check = now + self._check_interval_s
         self._new_bytes = 0
-        if self.available() < self.inactive_headroom:
-            self._release(self.inactive_headroom, self._generation - 1)
-        if self.available() < self.headroom:
-            self._release(self.headroom, self._generation)
+        available = self._available()
+        if self._inactive_headroom is not None and available < self._inactive_headroom:
+            available = self._release(self._inactive_headroom, available, self._generation - 1)
+        if available < self._headroom:
+            self._release(self._headroom, available, self._generation)
 
-    def _release(self, target: int, newest_generation: int) -> None:
+    def _release(self, target: int, available: int, newest_generation: int) -> int:
+        """Drop entries no newer than that until `target` bytes are available; returns how many are."""
+
         def weight(key: Key) -> float:
             used = self._entries[key]
             return used.bytes * _AGE_FACTOR ** min(self._generation - used.generation, 1000)
 
         candidates = [key for key, used in self._entries.items() if used.generation <= newest_generation]
-        missing = target - self.available()
         for key in sorted(candidates, key=weight, reverse=True):
-            if missing <= 0:
-                missing = target - self.available()
-                if missing <= 0:
-                    return
-            missing -= self._entries.pop(key).bytes
+            if available >= target:
+                # What was dropped may be held elsewhere: look before believing it.
+                available = self._available()
+                if available >= target:
+                    break
+            available += self._entries.pop(key).bytes
+        return self._available()
 
     def clear(self) -> int:
         count = len(self._entries)
         self._entries.clear()
+        self._scopes.clear()
         return count
 
 

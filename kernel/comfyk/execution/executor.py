@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# A job that takes no longer than this tells all its news at once.
+_SHORT_JOB_S = 0.001
+
 
 class Executor:
     """Runs jobs. `prepare`, `run`, `interrupt` and `free` are called on the app's loop."""
@@ -73,10 +76,12 @@ class Executor:
 
     async def run(self, run: JobRun) -> None:
         """Run a prepared job to its end; the outcome is in its report."""
+        self.app.events.cork(_SHORT_JOB_S)
         try:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run.run(), self._loop))
         finally:
             self.current = None
+            self.app.events.uncork()
         run.report.progress.flush()
 
     def interrupt(self) -> None:
@@ -132,5 +137,5 @@ def make_cache(settings: ExecutionSettings) -> OutputCache:
     inactive = settings.cache_ram_inactive_gb
     return RamPressureCache(
         headroom=int(active * GIB) if active is not None else min(10 * GIB, max(2 * GIB, total // 10)),
-        inactive_headroom=int(inactive * GIB) if inactive is not None else min(128 * GIB, total),
+        inactive_headroom=int(inactive * GIB) if inactive is not None else None,
     )

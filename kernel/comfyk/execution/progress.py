@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from comfyk.events import (
     Event,
@@ -85,13 +84,7 @@ class JobProgress:
     def _touch(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._on_loop(self._schedule)
-
-    def _on_loop(self, function: Callable[[], None]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed: nobody listens any more
-            self._scheduled = False
+            self._bus.call(self._schedule)
 
     def _schedule(self) -> None:
         interval = _INTERVAL_S + _INTERVAL_PER_NODE_S * len(self._nodes)

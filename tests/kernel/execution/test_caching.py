@@ -239,7 +239,7 @@ async def test_changing_one_constant_runs_exactly_what_depends_on_it(k, case, da
 
 class TestRamPressure:
     def cache(self, available):
-        return RamPressureCache(headroom=100, inactive_headroom=500, available=lambda: available[0], check_interval_s=0)
+        return RamPressureCache(100, 500, available=lambda: available[0], check_interval_s=0)
 
     def entry(self, size):
         return CacheEntry([[type("Array", (), {"nbytes": size})()]])
