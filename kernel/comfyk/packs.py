@@ -52,6 +52,8 @@ class _Pack:
     info: PackInfo
     module: str = ""
     web: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    """What it added to `sys.path`."""
     entrypoint: Any = None
     """`comfy_entrypoint`, to be called once there is a loop."""
 
@@ -134,11 +136,13 @@ class Packs:
     def _step(self, pack: _Pack) -> Iterator[None]:
         """Time a step of loading, and turn what it raises into the pack's failure."""
         began = time.perf_counter()
-        path_before = list(sys.path)
+        path_before = set(sys.path)
         try:
-            yield
+            try:
+                yield
+            finally:
+                pack.paths += [path for path in sys.path if path not in path_before]
         except (Exception, SystemExit) as error:
-            sys.path[:] = path_before
             self._remove(pack)
             pack.info.state = "failed"
             pack.info.error = _traceback(error)
@@ -228,6 +232,7 @@ class Packs:
         self._app.nodes.remove_source(pack_source(pack.info.name))
         for name in pack.web:
             self._app.web_directories.pop(name, None)
+        sys.path[:] = [path for path in sys.path if path not in pack.paths]
         pack.web.clear()
         pack.info.nodes.clear()
         pack.entrypoint = None

@@ -69,8 +69,12 @@ async def quick_test(settings: Settings, plugins: Plugins) -> None:
     """Start everything but the listening, and stop."""
     from comfyk.app import App
 
-    async with App(settings, plugins) as app:
-        log.info("started with %d nodes", len(app.nodes))
+    app = App(settings, plugins)
+    try:
+        async with app:
+            log.info("started with %d nodes", len(app.nodes))
+    finally:
+        plugins.save_errors(app.folders.user / ERRORS_FILE)
 
 
 @contextmanager

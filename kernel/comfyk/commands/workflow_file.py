@@ -74,6 +74,8 @@ def png_texts(data: bytes) -> dict[str, str]:
         length, kind = struct.unpack(">I4s", data[position : position + 8])
         chunk = data[position + 8 : position + 8 + length]
         position += length + 12
+        if position > len(data):
+            break
         keyword, _, rest = chunk.partition(b"\0")
         try:
             if kind == b"tEXt":
