@@ -10,8 +10,9 @@ import contextlib
 import gc
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 # A job that takes no longer than this tells all its news at once.
 _SHORT_JOB_S = 0.001
+# After a job that took longer, what it left in reference cycles is collected: there may be tensors among it.
+_LONG_JOB_S = 2.0
+
+T = TypeVar("T")
 
 
 class Executor:
@@ -48,6 +53,7 @@ class Executor:
         self.current: JobRun | None = None
         """The job under way."""
         self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._work, name="comfyk-executor", daemon=True)
 
     def start(self) -> None:
@@ -76,13 +82,34 @@ class Executor:
 
     async def run(self, run: JobRun) -> None:
         """Run a prepared job to its end; the outcome is in its report."""
+        begun = time.monotonic()
         self.app.events.cork(_SHORT_JOB_S)
         try:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run.run(), self._loop))
+            await self._on_thread(run.run)
         finally:
             self.current = None
             self.app.events.uncork()
         run.report.progress.flush()
+        if time.monotonic() - begun > _LONG_JOB_S:
+            self.call_soon(_collect)
+
+    async def _on_thread(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await a coroutine that runs on the executor's loop."""
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
+
+        def begin() -> None:
+            task = self._loop.create_task(work())
+            self._tasks.add(task)  # a loop holds its tasks weakly
+            task.add_done_callback(hand_over)
+
+        def hand_over(task: asyncio.Task[T]) -> None:
+            self._tasks.discard(task)
+            with contextlib.suppress(RuntimeError):  # the app's loop is closed: nobody waits
+                loop.call_soon_threadsafe(_copy_result, task, result)
+
+        self._loop.call_soon_threadsafe(begin)
+        return await result
 
     def interrupt(self) -> None:
         """Ask the job under way to stop."""
@@ -91,8 +118,7 @@ class Executor:
 
     async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
         """Free what can be made again; call it between jobs. Returns what was freed."""
-        work = self._free(unload_models, free_memory)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        return await self._on_thread(lambda: self._free(unload_models, free_memory))
 
     async def _free(self, unload_models: bool, free_memory: bool) -> dict[str, Any]:
         freed: dict[str, Any] = {}
@@ -121,6 +147,21 @@ class Executor:
             for manager in self.app.hook.comfyk_job_context(app=self.app, job_id=job.id):
                 stack.enter_context(manager)
             yield
+
+
+def _copy_result(task: asyncio.Task[T], result: asyncio.Future[T]) -> None:
+    if result.cancelled():
+        return
+    if task.cancelled():
+        result.cancel()
+    elif (error := task.exception()) is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(task.result())
+
+
+def _collect() -> None:
+    gc.collect()
 
 
 def make_cache(settings: ExecutionSettings) -> OutputCache:
