@@ -61,15 +61,20 @@ class Option:
 
 
 class Section(BaseModel):
-    """The base of sections: a key that is not in the model is an error."""
+    """The base of sections: a key that is not in the model is an error, a field's docstring describes it."""
 
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class _KernelSection(BaseModel):
+    # Reading docstrings takes milliseconds for each class, at every start: these have `description` instead.
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 # --- the kernel's sections ---------------------------------------------------------------------------------
 
 
-class FolderSettings(Section):
+class FolderSettings(_KernelSection):
     """Where files are."""
 
     base: Annotated[AbsolutePath, Option("--base-directory", metavar="DIR")] = Field(
@@ -107,7 +112,7 @@ class FolderSettings(Section):
     )
 
 
-class PluginSettings(Section):
+class PluginSettings(_KernelSection):
     """Which plugins are loaded."""
 
     disabled: list[str] = Field(
@@ -116,7 +121,7 @@ class PluginSettings(Section):
     )
 
 
-class NodeSettings(Section):
+class NodeSettings(_KernelSection):
     """Which node packs are loaded."""
 
     disable_custom: Annotated[bool, Option("--disable-all-custom-nodes")] = Field(
@@ -141,7 +146,7 @@ def _cache_ram(arguments: list[str]) -> Mapping[str, Any]:
     return {"execution.cache": "ram", **dict(zip(names, map(float, arguments), strict=False))}
 
 
-class ExecutionSettings(Section):
+class ExecutionSettings(_KernelSection):
     """How jobs run."""
 
     cache: Annotated[
@@ -192,7 +197,7 @@ class ExecutionSettings(Section):
     )
 
 
-class JobSettings(Section):
+class JobSettings(_KernelSection):
     """What happens to jobs."""
 
     max_attempts: int = Field(
@@ -202,7 +207,7 @@ class JobSettings(Section):
     )
 
 
-class MetadataSettings(Section):
+class MetadataSettings(_KernelSection):
     """What saved files say about their making."""
 
     disable: Annotated[bool, Option("--disable-metadata")] = Field(
@@ -214,7 +219,7 @@ class MetadataSettings(Section):
 LogLevel = Literal["DEBUG", "DETAIL", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
-class LogFile(Section):
+class LogFile(_KernelSection):
     """A file that the log goes to."""
 
     path: AbsolutePath = Field(
@@ -237,7 +242,7 @@ def _verbose(arguments: list[str]) -> Mapping[str, Any]:
     return {"logging.level": level}
 
 
-class LogSettings(Section):
+class LogSettings(_KernelSection):
     """What is logged, and where."""
 
     level: Annotated[LogLevel, Option("--verbose", nargs="*", metavar="[LEVEL [FILE]]", sets=_verbose)] = (

@@ -38,6 +38,7 @@ def test_what_start_needs_not_is_not_imported(environment, tmp_path: Path) -> No
 
 def test_help_lists_the_options_of_all_sections(comfyk) -> None:
     text = comfyk("start", "--help").stdout
+    assert "The port to listen on" in " ".join(text.split())  # a field's docstring describes it
     for option in ("--base-directory", "--port", "--listen", "--cache-ram", "--verbose", "--lowvram"):
         assert option in text
 
