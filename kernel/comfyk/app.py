@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class App:
         self.executor: Executor
         self.jobs: JobQueue
         self._registered = False
+        self._started = AsyncExitStack()
         self._store = store
 
     def active(self) -> AbstractContextManager[App]:
@@ -72,40 +74,38 @@ class App:
         self.folders.create()
         self.register()
         await self.packs.load_async()
-        store = self._store or self.hook.comfyk_open_job_store(app=self) or MemoryJobStore()
-        self.executor = self.hook.comfyk_create_executor(app=self) or Executor(self)
-        self.jobs = JobQueue(self, store)
-        if self.plugins.implements("comfyk_event"):
-            self.events.subscribe(self._tell_plugins)
-        await self.plugins.call_async("comfyk_startup", app=self)
-        self.executor.start()
-        await self.jobs.start()
+        async with AsyncExitStack() as started:
+            store = self._store or self.hook.comfyk_open_job_store(app=self) or MemoryJobStore()
+            started.push_async_callback(store.close)
+            self.executor = self.hook.comfyk_create_executor(app=self) or Executor(self)
+            started.callback(self.executor.stop)
+            self.jobs = JobQueue(self, store)
+            if self.plugins.implements("comfyk_event"):
+                started.callback(self.events.subscribe(self._tell_plugins))
+            started.push_async_callback(self.plugins.call_async, "comfyk_shutdown", app=self, reverse=True)
+            await self.plugins.call_async("comfyk_startup", app=self)
+            self.executor.start()
+            started.push_async_callback(self.jobs.stop)
+            await self.jobs.start()
+            self._started = started.pop_all()
 
     def _tell_plugins(self, event: Event) -> None:
         self.plugins.call("comfyk_event", app=self, event=event)
 
-    async def serve(self) -> None:
-        """Let clients in. Raises what the listening plugin raises."""
+    async def serve(self) -> list[str]:
+        """Let clients in. Returns the addresses that they can use; raises what the listening plugin raises."""
+        addresses: list[str] = []
         for waiting in self.hook.comfyk_serve(app=self):
-            await waiting
+            addresses += (await waiting if inspect.isawaitable(waiting) else waiting) or []
+        return addresses
 
     async def stop(self) -> None:
         """Stop in the reverse order. A running job is interrupted and stays in the queue for the next start."""
-        if hasattr(self, "jobs"):
-            await self.jobs.stop()
-        await self.plugins.call_async("comfyk_shutdown", app=self, reverse=True)
-        if hasattr(self, "executor"):
-            self.executor.stop()
-        if hasattr(self, "jobs"):
-            await self.jobs.store.close()
+        await self._started.aclose()
         self.events.deliver()
 
     async def __aenter__(self) -> App:
-        try:
-            await self.start()
-        except BaseException:
-            await self.stop()
-            raise
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

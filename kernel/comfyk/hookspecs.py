@@ -68,10 +68,11 @@ def comfyk_startup(app: App) -> Awaitable[None] | None:  # type: ignore[return]
 
 
 @hookspec
-def comfyk_serve(app: App) -> Awaitable[None] | None:  # type: ignore[return]
-    """*async*. Begin to listen for clients, and return once listening; only `comfyk start` calls it.
+def comfyk_serve(app: App) -> Awaitable[list[str] | None] | list[str] | None:  # type: ignore[return]
+    """*async*. Begin to listen for clients; return the addresses once they can connect, such as
+    `["http://127.0.0.1:8188"]`. Only `comfyk start` calls it.
 
-    An exception ends the start: a server that nobody can reach is no server.
+    An exception ends the start, and so does it when no plugin listens: a server that nobody can reach is none.
     """
 
 

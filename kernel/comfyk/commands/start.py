@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# A graph of thousands of nodes is thousands of objects that stay: the default of 700 looks through them all too
+# often. The executor collects after long jobs, so that no tensor waits for it.
+_GC_THRESHOLD = (50_000, 20, 100)
+
 
 class NothingListens(Exception):
     """No plugin that lets clients in is loaded."""
@@ -49,20 +54,24 @@ async def serve(settings: Settings, plugins: Plugins, *, until: asyncio.Event | 
     """
     from comfyk.app import App
 
-    if not plugins.implements("comfyk_serve"):
-        failed = [error for info in plugins.infos() for error in info.errors if error.hook == "import"]
-        reasons = "".join(f"\n  {error.message}" for error in failed)
-        raise NothingListens(f"no plugin that serves clients is enabled; see `comfyk plugin list`{reasons}")
     stop = until or asyncio.Event()
     with _stop_on_signals(stop):
         app = App(settings, plugins)
         try:
             async with app:
-                await app.serve()
+                if not await app.serve():
+                    raise NothingListens(_why_nothing_listens(plugins))
+                gc.freeze()  # what is there now stays, so that no collection looks at it
                 await stop.wait()
                 log.info("stopping")
         finally:
             plugins.save_errors(app.folders.user / ERRORS_FILE)
+
+
+def _why_nothing_listens(plugins: Plugins) -> str:
+    failed = [error for info in plugins.infos() for error in info.errors if error.hook == "import"]
+    reasons = "".join(f"\n  {error.message}" for error in failed)
+    return f"no plugin that serves clients is enabled; see `comfyk plugin list`{reasons}"
 
 
 async def quick_test(settings: Settings, plugins: Plugins) -> None:
@@ -128,6 +137,7 @@ def start(ctx: click.Context, words: tuple[str, ...], help_wanted: bool) -> None
     try:
         setup_logging(settings.logging)
         _say_ignored(given)
+        gc.set_threshold(*_GC_THRESHOLD)
         asyncio.run(
             quick_test(settings, session.plugins) if given.quick_test else serve(settings, session.plugins)
         )

@@ -125,12 +125,13 @@ class NodeValidator:
             return error("bad_linked_input", message, name, extra)
         source = self._prompt.get(value[0])
         if source is None:
-            return error("bad_linked_input", "Bad linked input, the node it links to is not in the prompt",
-                         f"{name}: node '{value[0]}'", extra)  # fmt: skip
+            message = "Bad linked input, the node it links to is not in the prompt"
+            return error("bad_linked_input", message, f"{name}: node '{value[0]}'", extra)
         outputs = self._nodes[source["class_type"]].output_types
         if value[1] != int(value[1]) or not 0 <= value[1] < len(outputs):
-            return error("bad_linked_input", "Bad linked input, the node it links to has no such output",
-                         f"{name}: output {value[1]} of node '{value[0]}', which has {len(outputs)}", extra)  # fmt: skip
+            message = "Bad linked input, the node it links to has no such output"
+            details = f"{name}: output {value[1]} of node '{value[0]}', which has {len(outputs)}"
+            return error("bad_linked_input", message, details, extra)
         received = outputs[int(value[1])]
         received_types[name] = received
         if author_checks_types or is_compatible(received, spec.type):

@@ -30,7 +30,7 @@ def comfyk_register_settings() -> Mapping[str, type[BaseModel]]:
 
 
 @hookimpl
-async def comfyk_serve(app: App) -> None:
+async def comfyk_serve(app: App) -> list[str]:
     from comfyk_http.server import HttpServer
 
     server = HttpServer(app, app.settings.section("http", HttpSettings))
@@ -38,6 +38,7 @@ async def comfyk_serve(app: App) -> None:
     _servers[app] = server
     # In the words that ComfyUI's launchers wait for.
     print(f"To see the GUI go to: {server.url}", flush=True)
+    return [server.url]
 
 
 @hookimpl

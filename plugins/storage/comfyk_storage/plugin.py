@@ -5,9 +5,10 @@ SQLAlchemy is imported when the store is opened, so that a command which needs n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from comfyk.hookspecs import hookimpl
+from comfyk.settings import Option, Section
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from comfyk.jobs.store import JobStore
 
 
-class StorageSettings(BaseModel):
+class StorageSettings(Section):
     """The section `storage`."""
 
-    database_url: str | None = Field(
+    database_url: Annotated[str | None, Option("--database-url", metavar="URL")] = Field(
         None,
         description="Where jobs are kept: sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME. "
         "Without one: comfyk.db in the user folder.",
