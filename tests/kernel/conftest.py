@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from comfyk.app import App
 from comfyk.events import Event
 from comfyk.jobs.model import Outcome

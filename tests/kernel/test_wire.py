@@ -6,10 +6,9 @@ import json
 import math
 
 import pytest
+from comfyk.wire import dumps, loads
 from hypothesis import given
 from hypothesis import strategies as st
-
-from comfyk.wire import dumps, loads
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -30,7 +29,9 @@ def test_what_json_has_no_form_for():
     assert "object" in json.loads(dumps([object()]))[0]
 
 
-@pytest.mark.parametrize("text", ["", "{", "NaN", "[Infinity]", "{'a': 1}", "[" * 100_000, b"\xff", '"\\ud800"x'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "NaN", "[Infinity]", "{'a': 1}", "[" * 100_000, b"\xff", '"\\ud800"x']
+)
 def test_what_is_not_json_is_refused(text):
     with pytest.raises(ValueError):
         loads(text)

@@ -59,7 +59,8 @@ async def test_every_acknowledged_job_survives_sigkill(server, session, prompt):
         assert set(acknowledged) <= set(known), f"seed {seed}"
         assert len(known) == len(set(known)), f"seed {seed}: a job is there twice"
         clients = [
-            asyncio.create_task(post_for_ever(session, server, prompt, acknowledged, errors)) for _ in range(4)
+            asyncio.create_task(post_for_ever(session, server, prompt, acknowledged, errors))
+            for _ in range(4)
         ]
         before = len(acknowledged)
         while len(acknowledged) == before and not errors:
@@ -79,7 +80,9 @@ async def test_every_acknowledged_job_survives_sigkill(server, session, prompt):
             entry = (await answer.json())[job_id]
         if entry["status"]["status_str"] == "error":
             # It happened to be the running one at two kills: then it ends with that reason.
-            assert entry["status"]["messages"][-1][1]["exception_type"] == "JobCrashed", f"seed {seed}: {entry}"
+            assert entry["status"]["messages"][-1][1]["exception_type"] == "JobCrashed", (
+                f"seed {seed}: {entry}"
+            )
         else:
             assert entry["outputs"]["2"]["text"] == [job_id]
     assert await server.stop() == 0

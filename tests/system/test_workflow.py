@@ -32,10 +32,19 @@ def prompt_for(name: str) -> dict:
         "1": {"class_type": "LoadImage", "inputs": {"image": name}},
         "2": {
             "class_type": "ImageScale",
-            "inputs": {"image": ["1", 0], "upscale_method": "lanczos", "width": 150, "height": 100, "crop": "disabled"},
+            "inputs": {
+                "image": ["1", 0],
+                "upscale_method": "lanczos",
+                "width": 150,
+                "height": 100,
+                "crop": "disabled",
+            },
         },
         "3": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
-        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "photos/%width%x%height%"}},
+        "4": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["3", 0], "filename_prefix": "photos/%width%x%height%"},
+        },
         "5": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
     }
 

@@ -106,8 +106,9 @@ class JobStore(Protocol):
         """Forget pending jobs; ids of others are ignored."""
         ...
 
-    async def history(self, limit: int | None = None, offset: int | None = None, user: str | None = None
-                      ) -> Sequence[tuple[str, bytes]]:
+    async def history(
+        self, limit: int | None = None, offset: int | None = None, user: str | None = None
+    ) -> Sequence[tuple[str, bytes]]:
         """Finished jobs, oldest first: (id, the JSON of its history entry, ready to send).
 
         `limit` without `offset` gives the newest; `offset` counts from the oldest.

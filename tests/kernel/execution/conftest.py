@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
-
 from comfyk import check_interrupted, progress
 from comfyk.graph.builder import GraphBuilder
 from comfyk.io import ExecutionBlocker
@@ -221,7 +221,7 @@ class Meet:
     INPUT_TYPES = classmethod(lambda cls: {"required": {"x": ("INT",)}})
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
-    present: set = set()
+    present: ClassVar[set] = set()
     met: asyncio.Event
 
     async def run(self, x):

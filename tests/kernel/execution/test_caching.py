@@ -6,12 +6,12 @@ import copy
 import gc
 import math
 import weakref
+from typing import ClassVar
 
 import pytest
+from comfyk.execution.cache import CacheEntry, ClassicCache, LruCache, RamPressureCache, Scope, size_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from comfyk.execution.cache import CacheEntry, ClassicCache, LruCache, RamPressureCache, Scope, size_of
 
 
 @pytest.fixture(params=["classic", "lru", "ram"])
@@ -54,7 +54,10 @@ async def test_equal_nodes_under_other_ids_share_their_results(keeping, n):
 
 async def test_nothing_is_kept_with_cache_none_but_each_node_runs_once(kernel, n):
     k = await kernel(*n.CLASSES, cache="none")
-    prompt = chain(n) | {"again": n.node("Add", a=["1", 0], b=["2", 0]), "show2": n.node("Show", x=["again", 0])}
+    prompt = chain(n) | {
+        "again": n.node("Add", a=["1", 0], b=["2", 0]),
+        "show2": n.node("Show", x=["again", 0]),
+    }
     for _ in range(2):
         k.events.clear()
         outcome = await k.run(prompt)
@@ -70,7 +73,7 @@ async def test_results_are_let_go_once_no_node_needs_them(kernel, n):
         INPUT_TYPES = classmethod(lambda cls: {"required": {}})
         RETURN_TYPES = ("THING",)
         FUNCTION = "run"
-        made: list = []
+        made: ClassVar[list] = []
 
         def run(self):
             thing = Thing()
@@ -96,7 +99,9 @@ async def test_results_are_let_go_once_no_node_needs_them(kernel, n):
             return {"ui": {"alive": [Make.made[-1]() is not None]}}
 
     k = await kernel(Make, Use, Check, cache="none")
-    outcome = await k.run({"1": n.node("Make"), "2": n.node("Use", thing=["1", 0]), "3": n.node("Check", x=["2", 0])})
+    outcome = await k.run(
+        {"1": n.node("Make"), "2": n.node("Use", thing=["1", 0]), "3": n.node("Check", x=["2", 0])}
+    )
     assert outcome.outputs == {"3": {"alive": [False]}}
 
 
@@ -137,7 +142,11 @@ async def test_the_object_of_a_v1_node_is_kept_while_its_node_is_in_the_prompt(k
 
 
 async def test_intermediate_output_is_shown_again_when_it_is_cached(k, n):
-    prompt = {"1": n.node("Intermediate", value=5), "2": n.node("Add", a=["1", 0]), "3": n.node("Show", x=["2", 0])}
+    prompt = {
+        "1": n.node("Intermediate", value=5),
+        "2": n.node("Add", a=["1", 0]),
+        "3": n.node("Show", x=["2", 0]),
+    }
     first = await k.run(prompt)
     k.events.clear()
     second = await k.run(prompt)

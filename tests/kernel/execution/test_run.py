@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from comfyk.jobs.model import JobStatus
 
 
 async def test_a_chain_runs_and_shows_its_result(k, n):
-    prompt = {"1": n.node("Num", value=2), "2": n.node("Add", a=["1", 0], b=3), "3": n.node("Show", x=["2", 0])}
+    prompt = {
+        "1": n.node("Num", value=2),
+        "2": n.node("Add", a=["1", 0], b=3),
+        "3": n.node("Show", x=["2", 0]),
+    }
     outcome = await k.run(prompt)
     assert outcome.status is JobStatus.COMPLETED
     assert outcome.outputs == {"3": {"text": [5]}}
-    assert outcome.meta["3"] == {"node_id": "3", "display_node": "3", "parent_node": None, "real_node_id": "3"}
+    assert outcome.meta["3"] == {
+        "node_id": "3",
+        "display_node": "3",
+        "parent_node": None,
+        "real_node_id": "3",
+    }
 
 
 async def test_messages_come_in_the_documented_order(k, n):
@@ -33,7 +41,11 @@ async def test_messages_come_in_the_documented_order(k, n):
         ("status", None),
         ("executing", None),
     ]
-    assert [kind for kind, _ in outcome.messages] == ["execution_start", "execution_cached", "execution_success"]
+    assert [kind for kind, _ in outcome.messages] == [
+        "execution_start",
+        "execution_cached",
+        "execution_success",
+    ]
     assert all(event.client_id == "test" for event in k.events if event.type != "status")
     assert [data["status"]["exec_info"]["queue_remaining"] for _, data in k.messages("status")] == [1, 1, 0]
 
@@ -157,7 +169,9 @@ async def test_an_error_names_the_node_its_inputs_and_the_traceback(k, n):
     assert data["executed"] == ["1"]
     assert "cannot work with" in data["traceback"][-1]
     assert outcome.error == data
-    assert (await k.run({"1": n.node("Num", value=1), "2": n.node("Show", x=["1", 0])})).status is JobStatus.COMPLETED
+    assert (
+        await k.run({"1": n.node("Num", value=1), "2": n.node("Show", x=["1", 0])})
+    ).status is JobStatus.COMPLETED
 
 
 @pytest.mark.parametrize("kind", ["Exit", "AsyncFail"])
@@ -165,7 +179,9 @@ async def test_whatever_a_node_raises_ends_the_job_only(k, n, kind):
     outcome = await k.run({"1": n.node(kind, x=1), "2": n.node("Show", x=["1", 0])})
     assert outcome.status is JobStatus.FAILED
     assert outcome.error["node_id"] == "1"
-    assert (await k.run({"1": n.node("Num", value=1), "2": n.node("Show", x=["1", 0])})).status is JobStatus.COMPLETED
+    assert (
+        await k.run({"1": n.node("Num", value=1), "2": n.node("Show", x=["1", 0])})
+    ).status is JobStatus.COMPLETED
 
 
 async def test_async_nodes_overlap(k, n):
@@ -185,7 +201,11 @@ async def test_async_calls_of_one_node_overlap_over_a_list(k, n):
 
 
 async def test_expansion_gives_the_results_of_its_subgraph(k, n):
-    prompt = {"1": n.node("AddMany", x=1, n=5), "2": n.node("Show", x=["1", 0]), "3": n.node("Show", x=["1", 1])}
+    prompt = {
+        "1": n.node("AddMany", x=1, n=5),
+        "2": n.node("Show", x=["1", 0]),
+        "3": n.node("Show", x=["1", 1]),
+    }
     outcome = await k.run(prompt)
     assert outcome.outputs == {"2": {"text": [6]}, "3": {"text": [42]}}
     states = k.messages("progress_state")[-1][1]["nodes"]
@@ -218,7 +238,11 @@ async def test_an_expansion_is_cached_as_a_whole_and_in_its_parts(k, n):
 
 
 async def test_expansion_over_a_list_keeps_the_items_apart(k, n):
-    prompt = {"0": n.node("Range", n=3), "1": n.node("AddMany", x=["0", 0], n=2), "2": n.node("Show", x=["1", 0])}
+    prompt = {
+        "0": n.node("Range", n=3),
+        "1": n.node("AddMany", x=["0", 0], n=2),
+        "2": n.node("Show", x=["1", 0]),
+    }
     assert (await k.run(prompt)).outputs == {"2": {"text": [2, 3, 4]}}
 
 
@@ -243,7 +267,11 @@ async def test_hidden_inputs(k, n):
 
 
 async def test_a_raw_link_is_passed_as_it_is(k, n):
-    prompt = {"1": n.node("Num", value=1), "2": n.node("RawLink", x=["1", 0]), "3": n.node("Show", x=["2", 0])}
+    prompt = {
+        "1": n.node("Num", value=1),
+        "2": n.node("RawLink", x=["1", 0]),
+        "3": n.node("Show", x=["2", 0]),
+    }
     assert (await k.run(prompt)).outputs == {"3": {"text": ["['1', 0]"]}}
 
 
@@ -309,9 +337,14 @@ class TestInterruption:
 
     async def test_the_next_job_is_not_interrupted(self, k, n):
         job = await self.start(
-            k, n, {"1": n.node("Forever", x=1), "2": n.node("Show", x=["1", 0])}, lambda e: e.type == "executing"
+            k,
+            n,
+            {"1": n.node("Forever", x=1), "2": n.node("Show", x=["1", 0])},
+            lambda e: e.type == "executing",
         )
-        next_job = asyncio.ensure_future(k.run({"1": n.node("Num", value=1), "2": n.node("Show", x=["1", 0])}))
+        next_job = asyncio.ensure_future(
+            k.run({"1": n.node("Num", value=1), "2": n.node("Show", x=["1", 0])})
+        )
         await asyncio.sleep(0.01)
         k.app.jobs.interrupt(job)
         assert (await asyncio.wait_for(next_job, 10)).status is JobStatus.COMPLETED

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.graph.order import DependencyCycleError, ExecutionOrder, NodeInputError
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @st.composite
@@ -122,7 +121,7 @@ def test_lazy_inputs_wait_until_they_are_asked_for():
         "switch": {"class_type": "N", "inputs": {"on": ["a", 0], "off": ["b", 0], "which": True}},
     }
     links = []
-    done, order = make_order(prompt, lazy={("switch", "on"), ("switch", "off")}, links=links)
+    _, order = make_order(prompt, lazy={("switch", "on"), ("switch", "off")}, links=links)
 
     async def go():
         order.add("switch")

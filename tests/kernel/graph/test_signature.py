@@ -8,11 +8,10 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.graph.signature import Signatures, Uncacheable, canonical
+from hypothesis import given
+from hypothesis import strategies as st
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -34,9 +33,7 @@ def signatures_of(prompt, definitions=None, fingerprint=None):
         return fingerprint(node_id)
 
     async def go():
-        signatures = Signatures(
-            DynamicPrompt(prompt), lambda name: definitions.get(name, definition()), ask
-        )
+        signatures = Signatures(DynamicPrompt(prompt), lambda name: definitions.get(name, definition()), ask)
         await signatures.add(prompt)
         return {node: signatures[node] for node in prompt}
 
@@ -74,7 +71,8 @@ def test_order_of_nodes_and_inputs_and_their_ids_do_not_matter(prompt, random):
         renamed["n" + node] = {
             "class_type": prompt[node]["class_type"],
             "inputs": {
-                name: ["n" + value[0], value[1]] if isinstance(value, list) else value for name, value in inputs
+                name: ["n" + value[0], value[1]] if isinstance(value, list) else value
+                for name, value in inputs
             },
         }
     before, after = signatures_of(prompt), signatures_of(renamed)

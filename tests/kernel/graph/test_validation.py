@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from comfyk import io
 from comfyk.graph.validation import PromptError, check_shape, validate_prompt
 from comfyk.nodes.registry import NodeRegistry
@@ -176,7 +175,11 @@ async def test_missing_inputs_are_all_reported_at_once(nodes):
         "5": node("Show", x=1, y=["4", 0]),
     }
     failure = await errors_of(nodes, prompt)
-    assert {key: len(entry["errors"]) for key, entry in failure.node_errors.items()} == {"1": 3, "2": 1, "4": 1}
+    assert {key: len(entry["errors"]) for key, entry in failure.node_errors.items()} == {
+        "1": 3,
+        "2": 1,
+        "4": 1,
+    }
     assert failure.node_errors["1"]["dependent_outputs"] == ["3"]
     assert failure.node_errors["4"]["dependent_outputs"] == ["5"]
     assert failure.node_errors["2"] == {

@@ -6,7 +6,6 @@ import asyncio
 import uuid
 
 import pytest
-
 from comfyk import hookimpl
 from comfyk.app import App
 from comfyk.context import check_interrupted
@@ -82,7 +81,7 @@ async def test_jobs_run_by_number_then_by_age_and_front_comes_first(kernel, note
         (await submit(prompt("front"), front=True)).job.id,
         (await submit(prompt("also later"), number=100)).job.id,
     ]
-    assert [job.prompt["1"]["inputs"]["text"] for job in k.app.jobs.pending][0] == "front"
+    assert k.app.jobs.pending[0].prompt == prompt("front")
     assert k.app.jobs.remaining == 6
     await finish(k, job, *ids)
     assert notes == ["front", "first in line", "second in line", "later", "also later"]
