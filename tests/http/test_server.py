@@ -107,7 +107,7 @@ async def test_unknown_paths_and_methods(server: Any) -> None:
 
 
 class FailingStore(MemoryJobStore):
-    async def add(self, job: Any) -> None:
+    async def add(self, job: Any, started_at: int | None = None) -> None:
         raise StoreError("the disk is full: /data/comfyk.sqlite")
 
 
