@@ -1,0 +1,12 @@
+"""From noise to a latent: what a model predicts, which noise levels it walks through, how, and with what guidance.
+
+| module | holds |
+|---|---|
+| `names` | the samplers' and schedulers' names, readable without torch |
+| `prediction`, `model_sampling` | what the network's output means, and its noise levels |
+| `schedules`, `noise_tables` | the sigmas of a run |
+| `samplers` | one flat function each, by family |
+| `guidance`, `cond_batch`, `regions`, `prepare` | conditionings and classifier-free guidance |
+| `noise`, `brownian`, `inpaint`, `preview` | where noise comes from, masks, pictures of work under way |
+| `run` | a whole run: sampler by name, steps, denoise, start and end |
+"""
