@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import traceback
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
+import comfyk
 from comfyk.events import (
     EventBus,
     Executed,
@@ -27,6 +30,7 @@ from comfyk.jobs.model import Job, JobStatus, Outcome
 log = logging.getLogger(__name__)
 
 _VALUE_SHOWN = 2000
+_KERNEL = os.path.dirname(comfyk.__file__) + os.sep
 
 
 class Report:
@@ -130,7 +134,7 @@ class Report:
                 executed=list(self.executed),
                 exception_message="\n".join([str(error) or type(error).__name__, *advice]),
                 exception_type=_type_name(type(error)),
-                traceback=traceback.format_tb(error.__traceback__),
+                traceback=traceback.format_tb(_beyond_the_kernel(error.__traceback__)),
                 current_inputs={
                     name: [_brief(value) for value in values] for name, values in (inputs or {}).items()
                 },
@@ -156,6 +160,14 @@ class Report:
         self.outcome.messages.append((message.type, message.data()))
         self.last = message
         self.showing = None
+
+
+def _beyond_the_kernel(frames: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins with the node's own code; all of it when there is none."""
+    found = frames
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_KERNEL):
+        found = found.tb_next
+    return found or frames
 
 
 def _type_name(kind: type) -> str:
