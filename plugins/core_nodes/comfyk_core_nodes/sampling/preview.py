@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfyk
 import torch
@@ -12,9 +12,6 @@ from comfyk.events import PreviewImage
 from torch import Tensor
 
 from comfyk_core_nodes.sampling.guidance import StepCallback
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Previewer = Callable[[Tensor], Tensor]
 """A denoised latent, `[B, C, ...]`, to a picture of its first item, `[H, W, 3]` in -1..1."""
@@ -55,8 +52,7 @@ def preview_image(picture: Tensor, size: int = PREVIEW_SIZE) -> PreviewImage:
     from PIL import Image, ImageOps
 
     pixels = ((picture.float() + 1) / 2).clamp(0, 1).mul(255).to("cpu", torch.uint8)
-    image: Image.Image = Image.fromarray(pixels.numpy())
-    image = ImageOps.contain(image, (size, size), Image.Resampling.BILINEAR)
+    image = ImageOps.contain(Image.fromarray(pixels.numpy()), (size, size), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return PreviewImage(data=buffer.getvalue(), format="JPEG")

@@ -16,10 +16,7 @@ from comfyk_core_nodes.memory.dtypes import intermediate_dtype
 from comfyk_core_nodes.sampling.guidance import CFGGuider, Sampler, StepCallback
 from comfyk_core_nodes.sampling.inpaint import MaskedModel
 from comfyk_core_nodes.sampling.sampler_table import SAMPLERS
-from comfyk_core_nodes.sampling.schedules import calculate_sigmas, for_denoise
-
-_SKIP_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
-"""Samplers that go better without the last level before 0: the schedule is made a step longer, and it is left out."""
+from comfyk_core_nodes.sampling.schedules import cut_steps, sigmas_for
 
 
 class KSAMPLER:
@@ -97,37 +94,6 @@ def ksampler(
 def sampler_object(name: str) -> KSAMPLER:
     """The sampler that the name stands for in a menu. `ddim` is Euler's method but for its noise in inpainting."""
     return ksampler(name, inpaint_options={"random": True} if name == "ddim" else None)
-
-
-def sigmas_for(
-    model_patcher: Any, sampler_name: str, scheduler: str, steps: int, denoise: float | None = None
-) -> Tensor:
-    """The sigmas of a run, `[steps + 1]`: the last `steps` of a longer schedule if `denoise` is below 1."""
-    sampling = model_patcher.get_model_object("model_sampling")
-
-    def schedule(count: int) -> Tensor:
-        if sampler_name not in _SKIP_PENULTIMATE:
-            return calculate_sigmas(sampling, scheduler, count)
-        sigmas = calculate_sigmas(sampling, scheduler, count + 1)
-        return torch.cat([sigmas[:-2], sigmas[-1:]])
-
-    return for_denoise(steps, denoise, schedule)
-
-
-def cut_steps(
-    sigmas: Tensor, start_step: int | None, last_step: int | None, force_full_denoise: bool
-) -> Tensor:
-    """The part of a schedule from one step to another; empty when the start is at its end or beyond.
-
-    A run that ends early leaves noise in the latent, unless `force_full_denoise` makes its last step go to 0.
-    """
-    if last_step is not None and last_step < len(sigmas) - 1:
-        sigmas = sigmas[: last_step + 1].clone()
-        if force_full_denoise:
-            sigmas[-1] = 0
-    if start_step is not None:
-        return sigmas[start_step:] if start_step < len(sigmas) - 1 else sigmas[:0]
-    return sigmas
 
 
 def sample(

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from comfyk_core_nodes.sampling.model_sampling import ModelSampling
 
+_SKIP_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
+"""Samplers that go better without the last level before 0: the schedule is made a step longer, and it is left out."""
+
 
 def calculate_sigmas(model_sampling: ModelSampling, scheduler: str, steps: int) -> Tensor:
     """The sigmas of `steps` steps for a model's levels. Raises ValueError for an unknown scheduler.
@@ -157,6 +160,37 @@ def for_denoise(steps: int, denoise: float | None, schedule: Callable[[int], Ten
     if denoise <= 0.0:
         return torch.empty(0)
     return schedule(int(steps / denoise))[-(steps + 1) :]
+
+
+def sigmas_for(
+    model_patcher: Any, sampler_name: str, scheduler: str, steps: int, denoise: float | None = None
+) -> Tensor:
+    """The sigmas of a run, `[steps + 1]`: the last `steps` of a longer schedule if `denoise` is below 1."""
+    sampling = model_patcher.get_model_object("model_sampling")
+
+    def schedule(count: int) -> Tensor:
+        if sampler_name not in _SKIP_PENULTIMATE:
+            return calculate_sigmas(sampling, scheduler, count)
+        sigmas = calculate_sigmas(sampling, scheduler, count + 1)
+        return torch.cat([sigmas[:-2], sigmas[-1:]])
+
+    return for_denoise(steps, denoise, schedule)
+
+
+def cut_steps(
+    sigmas: Tensor, start_step: int | None, last_step: int | None, force_full_denoise: bool
+) -> Tensor:
+    """The part of a schedule from one step to another; empty when the start is at its end or beyond.
+
+    A run that ends early leaves noise in the latent, unless `force_full_denoise` makes its last step go to 0.
+    """
+    if last_step is not None and last_step < len(sigmas) - 1:
+        sigmas = sigmas[: last_step + 1].clone()
+        if force_full_denoise:
+            sigmas[-1] = 0
+    if start_step is not None:
+        return sigmas[start_step:] if start_step < len(sigmas) - 1 else sigmas[:0]
+    return sigmas
 
 
 _BY_LEVELS: dict[str, Callable[[Any, int], Tensor]] = {

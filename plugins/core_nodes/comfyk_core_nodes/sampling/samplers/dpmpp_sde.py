@@ -187,7 +187,10 @@ def sample_dpmpp_3m_sde(
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
-    """SDE-DPM-Solver++(3M): k-diffusion's third-order multistep."""
+    """SDE-DPM-Solver++(3M): k-diffusion's multistep over three results.
+
+    Its order is 2: the second difference has half of the weight that order 3 would need. Pictures depend on it.
+    """
     return _multistep_sde(model, x, sigmas, extra_args, callback, eta, s_noise, noise_sampler, _third_order)
 
 

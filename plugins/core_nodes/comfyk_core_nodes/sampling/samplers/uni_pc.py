@@ -47,7 +47,9 @@ def sample_unipc(
     times = sigmas.clone()
     if times[-1] == 0:
         times[-1] = _LAST_SIGMA
-    lambdas = -times.double().cpu().log()
+    # In single precision the variance 1 - alpha**2 loses digits at low levels, which pictures depend on.
+    log_alphas = -0.5 * (times.cpu() ** 2 + 1).log()
+    lambdas = log_alphas - 0.5 * (1 - (2 * log_alphas).exp()).log()
     steps = len(times) - 1
     highest = max(1, min(3, steps - 1))
     results = [run.step(0, x, times[0])]
@@ -59,7 +61,7 @@ def sample_unipc(
         newest = results[0]
         ratios = [(lambdas[step - 1 - k] - lambdas[step - 1]) / h for k in range(1, order)]
         differences = [(result - newest) / float(r) for r, result in zip(ratios, results[1:], strict=False)]
-        first_order = times[step] / times[step - 1] * x - float(torch.expm1(hh)) * newest
+        first_order = float(torch.exp(hh)) * x - float(torch.expm1(hh)) * newest
 
         x = first_order
         if differences:
