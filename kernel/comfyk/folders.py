@@ -209,7 +209,7 @@ class Folders:
         for root in entry.paths:
             # Model folders are the user's own and often hold links to other disks, so links may lead out.
             with suppress(PathOutsideError):
-                path = _join_names(root, filename)
+                path = join_names(root, filename)
                 if path.is_file():
                     return path
         return None
@@ -260,7 +260,11 @@ class Folders:
                 self.add(kind, path, default=default)
 
 
-def _join_names(root: Path, filename: str) -> Path:
+def join_names(root: Path, filename: str) -> Path:
+    """Join a name from outside to a folder of models: unlike with `resolve_inside`, links there may lead out of it.
+
+    Raises PathOutsideError.
+    """
     names = [name for name in filename.replace("\\", "/").split("/") if name not in ("", ".")]
     if not names or filename.startswith(("/", "\\")):
         raise PathOutsideError(f"{filename!r} is not a relative file name")

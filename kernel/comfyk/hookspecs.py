@@ -19,7 +19,7 @@ execution, startup, serve; at the end shutdown.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,11 @@ def comfyk_register_web_directories(app: App) -> Mapping[str, Path] | None:  # t
     """Scripts for the web UI: name -> folder. Its files are served under `/extensions/NAME/`."""
 
 
+@hookspec
+def comfyk_register_blueprints(app: App) -> Iterable[Path] | None:  # type: ignore[return]
+    """Folders whose `.json` files are subgraphs that the web UI offers to everybody (`/global_subgraphs`)."""
+
+
 @hookspec(firstresult=True)
 def comfyk_load_pack(app: App, path: Path) -> bool | None:  # type: ignore[return]
     """Load a node pack (a folder or a `.py` file in `custom_nodes`), and return True when you did.
@@ -129,7 +134,8 @@ def comfyk_load_pack(app: App, path: Path) -> bool | None:  # type: ignore[retur
 def comfyk_register_routes(app: App) -> Any:
     """Return an iterable of `aiohttp.web` route definitions. Each is served at its path and under `/api`.
 
-    Called by the plugin that serves HTTP.
+    Called by the plugin that serves HTTP. A handler with `comfyk.api.operation` gets its query and body read and
+    checked, and stands in the OpenAPI document.
     """
 
 

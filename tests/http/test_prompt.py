@@ -180,7 +180,10 @@ async def test_unknown_jobs(server: Any) -> None:
         assert await server.get(f"/history/{job_id}") == (200, {})
         assert await server.post(f"/jobs/{job_id}/cancel") == (200, {"cancelled": False})
     status, answer = await server.get(f"/jobs/{uuid.uuid4()}")
-    assert (status, answer) == (404, {"error": "Job not found"})
+    assert (status, answer) == (
+        404,
+        {"error": "Job not found", "detail": "Job not found", "status_code": 404},
+    )
 
 
 async def test_history_pages_and_is_deleted(server: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
+from comfyk.api import ApiError
 from comfyk.jobs.store import StoreError
 from comfyk.wire import dumps
 
@@ -20,40 +21,6 @@ Shape = Callable[["ApiError"], dict[str, Any]]
 _SHAPE = "comfyk_error_shape"
 
 
-class ApiError(Exception):
-    """Answered as `status` with a JSON body that says what is wrong, and with what."""
-
-    def __init__(
-        self,
-        status: int,
-        type: str,
-        message: str,
-        details: str = "",
-        *,
-        extra_info: Mapping[str, Any] | None = None,
-        extra: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """`type` is for programs, `message` for people; `extra` adds fields beside `error`."""
-        super().__init__(message)
-        self.status = status
-        self.type = type
-        self.message = message
-        self.details = details
-        self.extra_info = dict(extra_info or {})
-        self.extra = dict(extra or {})
-        self.headers = headers
-
-
-class BadField(ApiError):
-    """400: a field of the request is not what it has to be."""
-
-    def __init__(self, field: str, message: str, *, type: str = "invalid_request", status: int = 400) -> None:
-        super().__init__(
-            status, type, f"{field}: {message}" if field else message, extra_info={"field": field}
-        )
-
-
 def as_object(error: ApiError) -> dict[str, Any]:
     """The common shape: `{"error": {"type", "message", "details", "extra_info"}}`."""
     body = {
@@ -62,7 +29,7 @@ def as_object(error: ApiError) -> dict[str, Any]:
         "details": error.details or error.message,
         "extra_info": error.extra_info,
     }
-    return {"error": body, **error.extra}
+    return {"error": body, **_beside(error)}
 
 
 def as_prompt_error(error: ApiError) -> dict[str, Any]:
@@ -71,8 +38,19 @@ def as_prompt_error(error: ApiError) -> dict[str, Any]:
 
 
 def as_text(error: ApiError) -> dict[str, Any]:
-    """`{"error": "what is wrong"}`, as the jobs routes answer."""
-    return {"error": error.message, **error.extra}
+    """`{"error": "what is wrong"}`, as the jobs and users routes answer."""
+    return {"error": error.message, **_beside(error)}
+
+
+def as_coded(error: ApiError) -> dict[str, Any]:
+    """`{"error": {"code", "message", "details"}}`, as the asset routes answer."""
+    body = {"code": error.type.upper(), "message": error.message, "details": error.extra_info}
+    return {"error": body, **_beside(error)}
+
+
+def _beside(error: ApiError) -> dict[str, Any]:
+    """What stands beside `error` in every shape, for clients of other servers of this API."""
+    return {"detail": error.details or error.message, "status_code": error.status, **error.extra}
 
 
 def shaped(shape: Shape) -> Callable[[H], H]:
@@ -83,6 +61,11 @@ def shaped(shape: Shape) -> Callable[[H], H]:
         return handler
 
     return mark
+
+
+def shape_of(handler: Any) -> Shape:
+    """In which shape a handler's errors are answered."""
+    return getattr(handler, _SHAPE, as_object)
 
 
 @web.middleware
@@ -112,8 +95,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _answer(request: web.Request, error: ApiError) -> web.Response:
-    shape: Shape = getattr(request.match_info.handler, _SHAPE, as_object)
-    body = dumps(shape(error))
+    body = dumps(shape_of(request.match_info.handler)(error))
     return web.Response(
         status=error.status, body=body, content_type="application/json", headers=error.headers
     )

@@ -35,6 +35,9 @@ class Hub:
     def __len__(self) -> int:
         return len(self._clients)
 
+    def __contains__(self, client_id: str) -> bool:
+        return client_id in self._clients
+
     def add(self, client: Client) -> None:
         """From now on `client` gets what is for its id; an older connection with that id gets no more.
 

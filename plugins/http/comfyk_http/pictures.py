@@ -23,7 +23,7 @@ class PictureError(ValueError):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
+def _opened(path: Path | BytesIO) -> Iterator[Image]:
     """Open a picture; whatever Pillow finds wrong with it then becomes a PictureError."""
     from PIL import Image
 
@@ -50,7 +50,7 @@ def _visible(image: Image) -> Image:
     return image.convert("RGBA" if "transparency" in image.info or "A" in image.mode else "RGB")
 
 
-def preview(path: Path, preview: str, channel: str) -> tuple[bytes, str]:
+def preview(path: Path | BytesIO, preview: str, channel: str) -> tuple[bytes, str]:
     """A lossy copy for showing: `preview` is such as `webp;90` or `jpeg;70`. Returns the file and its type.
 
     JPEG holds no alpha, so whoever asks for the alpha channel gets WebP; so does whoever asks for anything else.

@@ -11,6 +11,7 @@ from comfyk import hookimpl
 from comfyk_http.settings import HttpSettings
 
 if TYPE_CHECKING:
+    import click
     from comfyk.app import App
     from pydantic import BaseModel
 
@@ -30,9 +31,27 @@ def comfyk_register_settings() -> Mapping[str, type[BaseModel]]:
 
 
 @hookimpl
+def comfyk_register_commands(cli: click.Group) -> None:
+    from comfyk_http import commands
+
+    cli.add_command(commands.token)
+    cli.add_command(commands.openapi)
+
+
+@hookimpl(tryfirst=True)
+def comfyk_register_nodes(app: App) -> None:
+    # Packs are loaded next: what they have to say belongs into the web UI's log.
+    from comfyk_http.server_log import SERVER_LOG
+
+    SERVER_LOG.start()
+
+
+@hookimpl
 async def comfyk_serve(app: App) -> list[str]:
     from comfyk_http.server import HttpServer
+    from comfyk_http.server_log import SERVER_LOG
 
+    SERVER_LOG.watch_prints()
     server = HttpServer(app, app.settings.section("http", HttpSettings))
     await server.start()
     _servers[app] = server
@@ -43,9 +62,12 @@ async def comfyk_serve(app: App) -> list[str]:
 
 @hookimpl
 async def comfyk_shutdown(app: App) -> None:
+    from comfyk_http.server_log import SERVER_LOG
+
     server = _servers.pop(app, None)
     if server is not None:
         await server.stop()
+    SERVER_LOG.unwatch_prints()
 
 
 @hookimpl(trylast=True)  # so that another plugin can serve a path in place of ours, such as `/`
@@ -59,5 +81,6 @@ def comfyk_register_routes(app: App) -> Iterable[Any]:
 def comfyk_feature_flags(app: App) -> Mapping[str, Any]:
     return {
         "supports_preview_metadata": True,
+        "node_replacements": True,
         "max_upload_size": app.settings.section("http", HttpSettings).max_upload_size,
     }

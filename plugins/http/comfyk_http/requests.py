@@ -6,16 +6,19 @@ are ignored, since newer clients send more.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import web
+from comfyk.api import ApiError, BadField
 from comfyk.jobs.model import JobStatus
 from comfyk.wire import loads
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from comfyk_http.errors import ApiError, BadField
-from comfyk_http.keys import SETTINGS
+from comfyk_http.keys import SETTINGS, USERS
+from comfyk_http.users import DEFAULT, SYSTEM_PREFIX, UnknownUserError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,13 +43,29 @@ Rows = Annotated[int, BeforeValidator(_near)]
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    # Validators are built when they are first needed: the start does not wait for them.
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+
+def _true(value: Any) -> bool:
+    """ComfyUI's flags: `true` in any case is true, whatever else is false."""
+    return value is True or (isinstance(value, str) and value.lower() in ("true", "1"))
+
+
+def _not_false(value: Any) -> bool:
+    return not (value is False or (isinstance(value, str) and value.lower() in ("false", "0")))
+
+
+Flag = Annotated[bool, BeforeValidator(_true)]
+FlagOn = Annotated[bool, BeforeValidator(_not_false)]
+"""A flag that is on unless it is said to be off."""
 
 
 class PromptRequest(Body):
-    """`POST /prompt`; `prompt_id` is read apart, because it has an error of its own."""
+    """A prompt to execute."""
 
     prompt: dict[str, Any]
+    prompt_id: Annotated[Any, Field(json_schema_extra={"type": "string", "format": "uuid"})] = None
     number: Annotated[float, Field(allow_inf_nan=False)] | None = None
     front: bool = False
     extra_data: dict[str, Any] | None = None
@@ -55,6 +74,8 @@ class PromptRequest(Body):
 
 
 class MoveRequest(Body):
+    """Give a pending job another place: the front, a number, or (with neither) the end."""
+
     prompt_id: str
     front: bool = False
     number: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -111,12 +132,74 @@ class CancelRequest(Body):
     job_ids: list[Any]
 
 
+class ViewQuery(Body):
+    filename: str
+    type: Literal["input", "output", "temp"] = "output"
+    subfolder: str | None = None
+    preview: str | None = None
+    channel: Literal["rgba", "rgb", "a"] | None = None
+
+
+class FilenameQuery(Body):
+    filename: str
+
+
+class UploadForm(Body):
+    """The fields of an upload; the file is `image`."""
+
+    image: Annotated[str, Field(json_schema_extra={"format": "binary"})]
+    type: Literal["input", "temp", "output"] = "input"
+    overwrite: str = ""
+    subfolder: str = ""
+
+
+class ListQuery(Body):
+    dir: str
+    recurse: Flag = False
+    full_info: Flag = False
+    split: Flag = False
+
+
+class TreeQuery(Body):
+    path: str = ""
+
+
+class WriteQuery(Body):
+    overwrite: FlagOn = True
+    full_info: Flag = False
+
+
+class SettingsRequest(Body):
+    """Values by key."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class NewUser(Body):
+    username: str
+
+
+class LogSubscription(Body):
+    client_id: Annotated[str, Field(alias="clientId")]
+    enabled: bool
+
+
+class SocketQuery(Body):
+    client_id: Annotated[str | None, Field(alias="clientId")] = None
+
+
 class OriginalRef(Body):
     """The picture that a mask belongs to."""
 
     filename: str
     subfolder: str = ""
     type: str = "output"
+
+
+class MaskForm(UploadForm):
+    """A mask: the alpha channel of `image` goes into a copy of the picture that `original_ref` names."""
+
+    original_ref: OriginalRef
 
 
 def _loads(data: bytes) -> Any:
@@ -131,15 +214,19 @@ def _loads(data: bytes) -> Any:
     return value
 
 
-async def read_json(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
-    """The body as a JSON object; with `optional` no body at all is an empty one. Raises ApiError."""
-    data = await request.read()
-    if optional and not data.strip():
-        return {}
+async def read_value(request: web.Request) -> Any:
+    """The body as JSON of any kind. Raises ApiError."""
     try:
-        body = _loads(data)
+        return _loads(await request.read())
     except ValueError as error:
         raise ApiError(400, "invalid_json", "The request body is not valid JSON.", str(error)) from None
+
+
+async def read_json(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
+    """The body as a JSON object; with `optional` no body at all is an empty one. Raises ApiError."""
+    if optional and not (await request.read()).strip():
+        return {}
+    body = await read_value(request)
     if not isinstance(body, dict):
         raise ApiError(400, "invalid_json", "The request body has to be a JSON object.")
     return body
@@ -174,11 +261,24 @@ def is_job_id(value: object) -> bool:
 def user_of(request: web.Request) -> str:
     """Whose request it is: `default`, but with `multi_user` the one named by the header `Comfy-User`."""
     if not request.app[SETTINGS].multi_user:
-        return "default"
-    user = request.headers.get("Comfy-User", "default")
+        return DEFAULT
+    user = request.headers.get("Comfy-User", DEFAULT)
     if not user.isprintable() or len(user) > 255:
         raise BadField("Comfy-User", "not the name of a user")
+    if user.startswith(SYSTEM_PREFIX):
+        raise ApiError(401, "unknown_user", f"Unknown user: {user}", extra_info={"field": "Comfy-User"})
     return user
+
+
+async def folder_of(request: web.Request) -> Path:
+    """The folder of the user whose request it is. Raises ApiError (401) for a user that there is not."""
+    user = user_of(request)
+    try:
+        return await asyncio.to_thread(request.app[USERS].folder, user)
+    except UnknownUserError:
+        raise ApiError(
+            401, "unknown_user", f"Unknown user: {user}", extra_info={"field": "Comfy-User"}
+        ) from None
 
 
 def view_of(request: web.Request) -> str | None:

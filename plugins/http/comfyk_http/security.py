@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from comfyk.api import ApiError
 
-from comfyk_http.errors import ApiError, Handler
-from comfyk_http.settings import HttpSettings
+from comfyk_http.errors import Handler
+from comfyk_http.settings import HttpSettings, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +49,12 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Guard:
     """Decides which requests to let in; `check` is called for every one."""
 
     def __init__(self, settings: HttpSettings) -> None:
         self._cors = settings.cors_origin
-        self._loopback_only = all(_is_loopback(address) for address in settings.addresses)
+        self._loopback_only = settings.loopback_only
         self._names = {name.lower() for name in settings.allowed_hosts}
         self._addresses = {address.lower() for address in settings.addresses}
         self._any_host = "*" in self._names
@@ -105,7 +97,7 @@ class Guard:
             host, _ = _split(authority.lower())
         except ValueError:
             return False
-        if self._any_host or host in self._names or host in self._addresses or _is_loopback(host):
+        if self._any_host or host in self._names or host in self._addresses or is_loopback(host):
             return True
         if self._loopback_only:
             return False

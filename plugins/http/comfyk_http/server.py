@@ -6,20 +6,27 @@ import asyncio
 import errno
 import logging
 import ssl
+import time
 from collections.abc import Callable
 
 from aiohttp import WSCloseCode, web
 from aiohttp.typedefs import Middleware
 from comfyk.app import App
 
+from comfyk_http.authentication import authentication, token_needed
 from comfyk_http.compression import compress
 from comfyk_http.errors import errors_as_json
 from comfyk_http.hub import Hub
-from comfyk_http.keys import APP, HUB, SETTINGS
+from comfyk_http.keys import APP, HUB, LOG_FEED, MODEL_FILES, ROUTES, SETTINGS, STARTED, USERS
+from comfyk_http.log_feed import LogFeed
+from comfyk_http.model_files import ModelFiles
 from comfyk_http.routes.object_info import COMPRESSED
+from comfyk_http.routing import add_routes, gather
 from comfyk_http.security import cors, guard
 from comfyk_http.settings import HttpSettings
+from comfyk_http.tokens import Tokens
 from comfyk_http.uploads import remove_leftovers
+from comfyk_http.users import Users
 from comfyk_http.websocket import SOCKETS
 
 log = logging.getLogger(__name__)
@@ -55,6 +62,7 @@ class HttpServer:
         )
         try:
             await self._runner.setup()
+            self._say_who_gets_in()
             for address in self._settings.addresses:
                 await self._listen(self._runner, address, tls)
             if not self.addresses:
@@ -75,6 +83,17 @@ class HttpServer:
             self._unsubscribe()
         await self.hub.flush(seconds=1)
         await self._runner.cleanup()
+
+    def _say_who_gets_in(self) -> None:
+        """Tell the one who starts the server how clients get in, when it is not plain."""
+        if token_needed(self._settings):
+            if not Tokens(self._app.folders.user).all():
+                log.warning(
+                    "clients need a token, and there is none: `comfyk token create` makes one, also while the "
+                    "server runs. `--require-token never` lets everybody in who can reach this machine."
+                )
+        elif not self._settings.loopback_only:
+            log.warning("everybody who can reach this machine may use the server: no token is asked for")
 
     async def _listen(self, runner: web.AppRunner, address: str, tls: ssl.SSLContext | None) -> None:
         port = self._settings.port
@@ -115,6 +134,8 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
     if settings.cors_origin:
         middlewares.append(cors(settings.cors_origin))
     middlewares.append(guard(settings))
+    if token_needed(settings):
+        middlewares.append(authentication(settings, Tokens(app.folders.user)))
     if settings.compress:
         middlewares.append(compress)
     for added in app.plugins.call("comfyk_register_middlewares", app=app):
@@ -125,44 +146,16 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
     application[HUB] = hub
     application[SOCKETS] = set()
     application[COMPRESSED] = {}
+    application[USERS] = Users(app.folders.user, multi_user=settings.multi_user)
+    application[MODEL_FILES] = ModelFiles(app.folders)
+    application[LOG_FEED] = feed = LogFeed(app, hub)
+    application[STARTED] = time.monotonic()
     application.on_shutdown.append(_say_goodbye)
-    add_routes(application, app)
+    application.on_cleanup.append(feed.stop)
+    routes = gather(app)
+    add_routes(app, application.router, routes)
+    application[ROUTES] = routes
     return application
-
-
-def add_routes(application: web.Application, app: App) -> None:
-    """Every plugin's routes, each at its path and under `/api`; of two for one path the first stays."""
-    taken: dict[tuple[str, str], str] = {}
-    for plugin, routes in app.plugins.call_each("comfyk_register_routes", app=app):
-        for route in routes:
-            try:
-                _add_route(application.router, plugin, route, taken)
-            except Exception as error:
-                app.plugins.record(plugin, "comfyk_register_routes", error)
-
-
-def _add_route(
-    router: web.UrlDispatcher, plugin: str, route: web.AbstractRouteDef, taken: dict[tuple[str, str], str]
-) -> None:
-    if isinstance(route, web.StaticDef):
-        for prefix in (route.prefix, f"/api{route.prefix}"):
-            router.add_static(prefix, route.path, **route.kwargs)
-        return
-    if not isinstance(route, web.RouteDef):
-        route.register(router)
-        return
-    path = route.path
-    if path == "/api" or path.startswith("/api/"):
-        path = path.removeprefix("/api") or "/"
-    other = taken.setdefault((route.method, path), plugin)
-    if other != plugin:
-        message = "%s %s of the plugin %s is left out: the plugin %s serves it"
-        log.log(
-            logging.DEBUG if plugin == "http" else logging.WARNING, message, route.method, path, plugin, other
-        )
-        return
-    for served in (path,) if path == "/" else (path, f"/api{path}"):
-        web.RouteDef(route.method, served, route.handler, route.kwargs).register(router)
 
 
 async def _say_goodbye(application: web.Application) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import ipaddress
+from typing import Annotated, Literal
 
 from comfyk.settings import AbsolutePath, Option, Section
 from pydantic import Field
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own and nobody else's."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class HttpSettings(Section):
@@ -27,6 +38,12 @@ class HttpSettings(Section):
     """The largest request body, in megabytes."""
     multi_user: Annotated[bool, Option("--multi-user")] = False
     """Keep the queue and the history of each `Comfy-User` apart."""
+    queue_shape: Literal["comfyui", "haiven"] = "comfyui"
+    """How `GET /queue` shows jobs: whole, as ComfyUI does, or by their ids, as Haiven's clients expect."""
+    require_token: Annotated[
+        Literal["auto", "always", "never"], Option("--require-token", metavar="WHEN")
+    ] = "auto"  # noqa: S105
+    """Whether clients need a token (`comfyk token create`): `auto` is when the server listens beyond loopback."""
     compress: Annotated[bool, Option("--enable-compress-response-body")] = False
     """Compress JSON and text for clients that take it."""
     client_buffer_mb: float = Field(8, gt=0)
@@ -37,6 +54,11 @@ class HttpSettings(Section):
     @property
     def addresses(self) -> list[str]:
         return [address.strip() for address in self.listen.split(",") if address.strip()]
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether only programs on this machine can connect."""
+        return all(is_loopback(address) for address in self.addresses)
 
     @property
     def max_upload_size(self) -> int:

@@ -27,9 +27,15 @@ _PIECE = 1024 * 1024
 _LEFTOVER_AGE = 24 * 3600
 
 
+def is_leftover(name: str) -> bool:
+    """Whether it is the name of a file that is arriving, or of one that never arrived whole."""
+    return name.startswith(_PREFIX)
+
+
 def remove_leftovers(folders: Folders) -> None:
     """Remove what uploads left behind when the server was killed."""
-    for folder in (folders.input, folders.output, folders.temp):
+    users = [folder for folder in folders.user.glob("*") if folder.is_dir()]
+    for folder in (folders.input, folders.output, folders.temp, *users):
         for path in folder.glob(f"{_PREFIX}*"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
@@ -93,10 +99,21 @@ class Incoming:
             target = resolve_inside(root, subfolder, name)
             if target.is_file() and filecmp.cmp(self.path, target, shallow=False):
                 return name
-            if not os.path.lexists(target) and _claim(self.path, target):
+            if not os.path.lexists(target) and claim(self.path, target):
                 return name
             count += 1
             name = f"{stem} ({count}){suffix}"
+
+    def put(self, target: Path, *, overwrite: bool) -> None:
+        """Move the file to `target`. Raises FileExistsError and other OSErrors."""
+        if target.is_dir():
+            raise FileExistsError(errno.EEXIST, "a folder has this name", target.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._move_near(target.parent)
+        if overwrite:
+            self.path.replace(target)
+        elif not claim(self.path, target):
+            raise FileExistsError(errno.EEXIST, "File already exists", target.name)
 
     def _move_near(self, folder: Path) -> None:
         """See to it that the hidden file is on the disk of `folder`, from where a rename is atomic."""
@@ -110,7 +127,7 @@ class Incoming:
             far.unlink(missing_ok=True)
 
 
-def _claim(source: Path, target: Path) -> bool:
+def claim(source: Path, target: Path) -> bool:
     """Give `source` the name `target` unless that is taken; two uploads at once never get the same name."""
     try:
         os.link(source, target)

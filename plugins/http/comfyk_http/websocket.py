@@ -12,8 +12,10 @@ from comfyk.app import App
 from comfyk.wire import dumps, loads
 
 from comfyk_http.clients import Client
+from comfyk_http.described import done, operation
 from comfyk_http.frames import text_frame
 from comfyk_http.keys import APP, HUB, SETTINGS
+from comfyk_http.requests import SocketQuery
 from comfyk_http.routes.system import feature_flags, queue_info
 
 log = logging.getLogger(__name__)
@@ -24,8 +26,14 @@ LONGEST_MESSAGE = 4 * 1024 * 1024
 SOCKETS = web.AppKey("sockets", set[web.WebSocketResponse])
 
 
-async def connect(request: web.Request) -> web.StreamResponse:
-    """`GET /ws?clientId=...`: open the WebSocket of a client; without an id the server chooses one."""
+@operation(
+    "connectWebSocket",
+    "Open a WebSocket that tells what happens",
+    tag="system",
+    answers={101: done("The WebSocket is open"), 400: done("The request opens no WebSocket")},
+)
+async def connect(request: web.Request, query: SocketQuery) -> web.StreamResponse:
+    """Without a `clientId` the server chooses one, and says it in the first message."""
     app, hub, settings = request.app[APP], request.app[HUB], request.app[SETTINGS]
     socket = web.WebSocketResponse(compress=False, max_msg_size=LONGEST_MESSAGE, timeout=5)
     await socket.prepare(request)
@@ -33,7 +41,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
     if not isinstance(transport, asyncio.WriteTransport):
         return socket  # the client is gone already
     client = Client(
-        request.query.get("clientId") or uuid.uuid4().hex,
+        query.client_id or uuid.uuid4().hex,
         transport,
         most_bytes=round(settings.client_buffer_mb * 1024 * 1024),
         timeout=settings.client_timeout,

@@ -8,10 +8,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import web
+from comfyk.api import ApiError
 from comfyk.folders import PathOutsideError, resolve_inside
 
 from comfyk_http.answers import json_answer
-from comfyk_http.errors import ApiError
+from comfyk_http.described import gives, operation
 from comfyk_http.files import content_type
 from comfyk_http.keys import APP
 
@@ -24,8 +25,14 @@ def _scripts(directories: Mapping[str, Path]) -> list[str]:
     ]
 
 
+@operation(
+    "getExtensions",
+    "The scripts that packs add to the web UI",
+    tag="extensions",
+    answers={200: gives("Addresses of scripts", list[str])},
+)
 async def list_extensions(request: web.Request) -> web.Response:
-    """The addresses of all scripts; the UI loads each when it starts."""
+    """The web UI loads each when it starts."""
     return json_answer(await asyncio.to_thread(_scripts, dict(request.app[APP].web_directories)))
 
 

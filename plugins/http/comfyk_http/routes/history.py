@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 
 from aiohttp import web
 from comfyk.wire import dumps
 
 from comfyk_http.answers import json_bytes
+from comfyk_http.described import done, gives, operation
 from comfyk_http.keys import APP
-from comfyk_http.requests import (
-    HistoryQuery,
-    HistoryRequest,
-    is_job_id,
-    parse,
-    parse_query,
-    read_json,
-    view_of,
-)
+from comfyk_http.requests import HistoryQuery, HistoryRequest, is_job_id, view_of
 
 
 def _object(entries: Iterable[tuple[str, bytes]]) -> bytes:
     return b"{" + b",".join([dumps(job_id) + b":" + entry for job_id, entry in entries]) + b"}"
 
 
-async def get_history(request: web.Request) -> web.Response:
+@operation(
+    "getHistory",
+    "The jobs that have ended",
+    tag="history",
+    user=True,
+    answers={200: gives("Entries by prompt id", "History")},
+)
+async def get_history(request: web.Request, query: HistoryQuery) -> web.Response:
     """All entries by job id, oldest first; `max_items` alone gives the newest, `offset` counts from the oldest."""
-    asked = parse_query(HistoryQuery, request)
-    entries = await request.app[APP].jobs.store.history(asked.max_items, asked.offset, view_of(request))
+    entries = await request.app[APP].jobs.store.history(query.max_items, query.offset, view_of(request))
     return json_bytes(_object(entries))
 
 
+@operation(
+    "getHistoryByPromptId",
+    "One job that has ended",
+    tag="history",
+    path={"prompt_id": uuid.UUID},
+    user=True,
+    answers={200: gives("The entry under its id; an empty object if there is none", "History")},
+)
 async def get_history_entry(request: web.Request) -> web.Response:
     """One entry under its id; an empty object when there is none."""
     job_id = request.match_info["prompt_id"]
@@ -40,12 +48,18 @@ async def get_history_entry(request: web.Request) -> web.Response:
     return json_bytes(_object([] if entry is None else [(job_id, entry)]))
 
 
-async def post_history(request: web.Request) -> web.Response:
+@operation(
+    "manageHistory",
+    "Clear the history, or delete entries",
+    tag="history",
+    user=True,
+    answers={200: done("Done")},
+)
+async def post_history(request: web.Request, body: HistoryRequest) -> web.Response:
     """Clear the history, or delete entries from it."""
     store, user = request.app[APP].jobs.store, view_of(request)
-    asked = parse(HistoryRequest, await read_json(request))
-    if asked.clear:
+    if body.clear:
         await store.clear_history(user)
-    if asked.delete:
-        await store.delete_history([job_id for job_id in asked.delete if is_job_id(job_id)], user)
+    if body.delete:
+        await store.delete_history([job_id for job_id in body.delete if is_job_id(job_id)], user)
     return web.Response()

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
+from comfyk.api import ApiError
 from comfyk.jobs.model import JobStatus
 from comfyk.jobs.outputs import listed_outputs
 from comfyk.jobs.store import JobDetail, JobQuery, JobSummary
 
 from comfyk_http.answers import json_answer
-from comfyk_http.errors import ApiError, as_text, shaped
+from comfyk_http.described import gives, operation
+from comfyk_http.errors import as_text, shaped
 from comfyk_http.keys import APP
-from comfyk_http.requests import CancelRequest, JobsQuery, is_job_id, parse, parse_query, read_json, view_of
+from comfyk_http.requests import CancelRequest, JobsQuery, is_job_id, view_of
 
 
 @shaped(as_text)
-async def list_jobs(request: web.Request) -> web.Response:
-    """One page of jobs; without a `limit` all of them, and then the page's limit is their number."""
-    asked = parse_query(JobsQuery, request)
-    offset = max(asked.offset, 0)
+@operation(
+    "listJobs",
+    "Jobs in every state, filtered, sorted and in pages",
+    tag="queue",
+    user=True,
+    answers={200: gives("One page", "JobsPage")},
+)
+async def list_jobs(request: web.Request, query: JobsQuery) -> web.Response:
+    """Without a `limit` all jobs, and then the page's limit is their number."""
+    offset = max(query.offset, 0)
     found, total = await request.app[APP].jobs.store.list(
         JobQuery(
-            statuses=asked.statuses,
-            workflow_id=asked.workflow_id or None,
+            statuses=query.statuses,
+            workflow_id=query.workflow_id or None,
             user=view_of(request),
-            sort_by=asked.sort_by,
-            descending=asked.sort_order == "desc",
-            limit=asked.limit,
+            sort_by=query.sort_by,
+            descending=query.sort_order == "desc",
+            limit=query.limit,
             offset=offset,
         )
     )
     page = {
         "offset": offset,
-        "limit": total if asked.limit is None else asked.limit,
+        "limit": total if query.limit is None else query.limit,
         "total": total,
         "has_more": offset + len(found) < total,
     }
@@ -42,6 +51,14 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 @shaped(as_text)
+@operation(
+    "getJob",
+    "One job whole",
+    tag="queue",
+    path={"job_id": uuid.UUID},
+    user=True,
+    answers={200: gives("The job", "JobDetail"), 404: gives("There is no such job", "ErrorText")},
+)
 async def get_job(request: web.Request) -> web.Response:
     """One job whole."""
     job_id = request.match_info["job_id"]
@@ -54,21 +71,35 @@ async def get_job(request: web.Request) -> web.Response:
 
 
 @shaped(as_text)
+@operation(
+    "cancelJob",
+    "Cancel a job, running or pending",
+    tag="queue",
+    path={"job_id": uuid.UUID},
+    user=True,
+    answers={200: gives("Whether it was still to be cancelled", "Cancelled")},
+)
 async def cancel_job(request: web.Request) -> web.Response:
-    """Cancel a job, running or pending; an ended or unknown one stays as it is, and that is no error."""
+    """An ended or unknown job stays as it is, and that is no error."""
     return json_answer({"cancelled": await _cancel(request, [request.match_info["job_id"]])})
 
 
 @shaped(as_text)
-async def cancel_jobs(request: web.Request) -> web.Response:
-    """Cancel several jobs; those that have ended, or never were, are passed over."""
-    asked = parse(CancelRequest, await read_json(request))
+@operation(
+    "cancelJobs",
+    "Cancel several jobs",
+    tag="queue",
+    user=True,
+    answers={200: gives("Whether any was still to be cancelled", "Cancelled")},
+)
+async def cancel_jobs(request: web.Request, body: CancelRequest) -> web.Response:
+    """Jobs that have ended, or never were, are passed over."""
     wrong = [
-        value if isinstance(value, str) else repr(value) for value in asked.job_ids if not is_job_id(value)
+        value if isinstance(value, str) else repr(value) for value in body.job_ids if not is_job_id(value)
     ]
     if wrong:
         raise ApiError(400, "invalid_request", "job_ids contains invalid id(s)", extra={"invalid_ids": wrong})
-    return json_answer({"cancelled": await _cancel(request, asked.job_ids)})
+    return json_answer({"cancelled": await _cancel(request, body.job_ids)})
 
 
 async def _cancel(request: web.Request, job_ids: list[str]) -> bool:

@@ -6,19 +6,35 @@ import asyncio
 import os
 
 from aiohttp import web
+from comfyk.api import ApiError
 
 from comfyk_http.answers import json_answer
-from comfyk_http.errors import ApiError
+from comfyk_http.described import gives, operation
 from comfyk_http.keys import APP
 
 
+@operation(
+    "getModelTypes",
+    "The kinds of models",
+    tag="model",
+    answers={200: gives("Such as `checkpoints` and `loras`", list[str])},
+)
 async def get_model_types(request: web.Request) -> web.Response:
-    """The kinds of models, such as `checkpoints` and `loras`."""
+    """Each is a name for `/models/{folder}`."""
     return json_answer(list(request.app[APP].folders.kinds))
 
 
+@operation(
+    "getModelsByFolder",
+    "The model files of one kind",
+    tag="model",
+    answers={
+        200: gives("Paths relative to their folder", list[str]),
+        404: gives("No such kind", "ErrorObject"),
+    },
+)
 async def get_models(request: web.Request) -> web.Response:
-    """The files of one kind, as paths relative to their folder."""
+    """As nodes take them."""
     kind = request.match_info["folder"]
     try:
         names = await asyncio.to_thread(request.app[APP].folders.filenames, kind)
@@ -27,7 +43,13 @@ async def get_models(request: web.Request) -> web.Response:
     return json_answer(names)
 
 
+@operation(
+    "getEmbeddings",
+    "The embeddings",
+    tag="node",
+    answers={200: gives("Names as prompts use them", list[str])},
+)
 async def get_embeddings(request: web.Request) -> web.Response:
-    """The names of the embeddings, as prompts use them: without extension."""
+    """Without the files' extensions."""
     names = await asyncio.to_thread(request.app[APP].folders.filenames, "embeddings")
     return json_answer([os.path.splitext(name)[0] for name in names])

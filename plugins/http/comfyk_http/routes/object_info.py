@@ -6,17 +6,24 @@ import asyncio
 import gzip
 
 from aiohttp import web
+from comfyk.api import ApiError
 from comfyk.wire import dumps
 
 from comfyk_http.answers import client_has, json_bytes
-from comfyk_http.errors import ApiError
+from comfyk_http.described import done, gives, operation
 from comfyk_http.keys import APP
 
 COMPRESSED = web.AppKey("object_info_compressed", dict[str, bytes])
 
 
+@operation(
+    "getObjectInfo",
+    "All nodes",
+    tag="node",
+    answers={200: gives("Nodes by name", "NodeInfos"), 304: done("The client has them")},
+)
 async def get_object_info(request: web.Request) -> web.Response:
-    """All nodes. Answers 304 to a client that has them, and compresses once for all that ask for gzip."""
+    """Answers 304 to a client that has them (`If-None-Match`)."""
     # In a thread: nodes of packs may look through folders to say what inputs they have.
     body, tag = await asyncio.to_thread(request.app[APP].object_info.all)
     tag = tag.removeprefix("W/").strip('"')
@@ -24,6 +31,7 @@ async def get_object_info(request: web.Request) -> web.Response:
     if client_has(request, tag):
         return web.Response(status=304, headers=headers)
     if "gzip" in request.headers.get("Accept-Encoding", ""):
+        # Once for all clients that ask for it.
         body = await _compressed(request.app[COMPRESSED], tag, body)
         headers["Content-Encoding"] = "gzip"
     return json_bytes(body, headers=headers)
@@ -37,8 +45,14 @@ async def _compressed(kept: dict[str, bytes], tag: str, body: bytes) -> bytes:
     return kept[tag]
 
 
+@operation(
+    "getObjectInfoByClass",
+    "One node",
+    tag="node",
+    answers={200: gives("The node, under its name", "NodeInfos"), 404: gives("No such node", "ErrorObject")},
+)
 async def get_one(request: web.Request) -> web.Response:
-    """One node, under its name."""
+    """As it is among all nodes."""
     name = request.match_info["node_class"]
     info = await asyncio.to_thread(request.app[APP].object_info.one, name)
     if info is None:

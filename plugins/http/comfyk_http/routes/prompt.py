@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
+from comfyk.api import ApiError, BadField
 from comfyk.events import now_ms
 from comfyk.graph.validation import PromptError
 from comfyk.jobs.store import DuplicateJobError
 from comfyk.wire import dumps
 
 from comfyk_http.answers import json_answer
-from comfyk_http.errors import ApiError, BadField, as_prompt_error, shaped
+from comfyk_http.described import gives, operation
+from comfyk_http.errors import as_prompt_error, shaped
 from comfyk_http.keys import APP
 from comfyk_http.requests import PromptRequest, is_job_id, parse, read_json, user_of
 from comfyk_http.routes.system import queue_info
@@ -20,14 +22,31 @@ SENSITIVE = ("auth_token_comfy_org", "api_key_comfy_org")
 """Keys of `extra_data` that are never shown, and forgotten when the job ends."""
 
 
+@operation(
+    "getPromptInfo",
+    "How many jobs remain",
+    tag="prompt",
+    answers={200: gives("Pending and running jobs", "PromptInfo")},
+)
 async def get_prompt(request: web.Request) -> web.Response:
-    """How many jobs remain."""
+    """The running job is among them."""
     return json_answer(queue_info(request.app[APP]))
 
 
 @shaped(as_prompt_error)
+@operation(
+    "executePrompt",
+    "Queue a prompt",
+    tag="prompt",
+    body=PromptRequest,
+    user=True,
+    answers={
+        200: gives("It is queued, and stored durably", "PromptResponse"),
+        400: gives("It cannot be executed", "PromptErrorResponse"),
+    },
+)
 async def post_prompt(request: web.Request) -> web.Response:
-    """Validate a prompt and put it into the queue; it is stored when this answers."""
+    """Outputs that are not valid are left out; the prompt is refused when none remains."""
     app = request.app[APP]
     body = await read_json(request)
     if body.get("prompt") is None:
@@ -54,9 +73,10 @@ async def post_prompt(request: web.Request) -> web.Response:
             sensitive=sensitive,
         )
     except PromptError as error:
+        beside = {"detail": error.error["details"] or error.error["message"], "status_code": 400}
         return web.Response(
             status=400,
-            body=dumps({"error": error.error, "node_errors": error.node_errors}),
+            body=dumps({"error": error.error, "node_errors": error.node_errors, **beside}),
             content_type="application/json",
         )
     except DuplicateJobError as error:

@@ -2,55 +2,97 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
+from comfyk.api import BadField
 from comfyk.jobs.model import Job
 
 from comfyk_http.answers import json_answer
-from comfyk_http.errors import BadField
-from comfyk_http.keys import APP
-from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, parse, read_json, view_of
+from comfyk_http.described import done, gives, operation
+from comfyk_http.keys import APP, SETTINGS
+from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, view_of
 
 
+@operation(
+    "getQueue",
+    "The running and the pending jobs",
+    tag="queue",
+    user=True,
+    answers={200: gives("The queue", "QueueInfo")},
+)
 async def get_queue(request: web.Request) -> web.Response:
-    """The running jobs and the pending ones in order, each as `[number, id, prompt, extra_data, targets]`."""
+    """Jobs in the order in which they run."""
     queue, user = request.app[APP].jobs, view_of(request)
+    running = [job for job in queue.running if user in (None, job.user)]
+    pending = [job for job in queue.pending if user in (None, job.user)]
+    shape = _haiven if request.app[SETTINGS].queue_shape == "haiven" else _comfyui
+    return json_answer(shape(running, pending))
 
-    def items(jobs: list[Job]) -> list[list[object]]:
-        return [job.queue_item() for job in jobs if user in (None, job.user)]
 
-    return json_answer({"queue_running": items(queue.running), "queue_pending": items(queue.pending)})
+def _comfyui(running: list[Job], pending: list[Job]) -> dict[str, Any]:
+    return {
+        "queue_running": [job.queue_item() for job in running],
+        "queue_pending": [job.queue_item() for job in pending],
+    }
 
 
-async def post_queue(request: web.Request) -> web.Response:
-    """Clear the queue, delete jobs from it, move one, pause it or let it go on."""
+def _haiven(running: list[Job], pending: list[Job]) -> dict[str, Any]:
+    """Ids, and of pending jobs the prompt; what has run does not count any more."""
+    return {
+        "queue_running": running[-1].id if running else None,
+        "queue_pending": [[job.id, {"prompt": job.prompt, "outputs": {}}] for job in pending],
+    }
+
+
+@operation(
+    "manageQueue",
+    "Clear the queue, delete jobs, move one, pause or resume",
+    tag="queue",
+    user=True,
+    answers={200: done("Done")},
+)
+async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
+    """All that is asked for is done; while the queue is paused no further job is started."""
     queue, user = request.app[APP].jobs, view_of(request)
-    asked = parse(QueueRequest, await read_json(request))
-    if asked.move is not None and not any(
-        job.id == asked.move.prompt_id and user in (None, job.user) for job in queue.pending
+    if body.move is not None and not any(
+        job.id == body.move.prompt_id and user in (None, job.user) for job in queue.pending
     ):
         raise BadField("move.prompt_id", "no pending job has this id", status=404, type="not_found")
-    if asked.clear:
+    if body.clear:
         await queue.clear(user=user)
-    if asked.delete:
-        await queue.delete(asked.delete, user=user)
-    if asked.move is not None:
-        await queue.move(asked.move.prompt_id, front=asked.move.front, number=asked.move.number)
-    if asked.pause:
+    if body.delete:
+        await queue.delete(body.delete, user=user)
+    if body.move is not None:
+        await queue.move(body.move.prompt_id, front=body.move.front, number=body.move.number)
+    if body.pause:
         queue.pause()
-    elif asked.resume:
+    elif body.resume:
         queue.resume()
     return web.Response()
 
 
-async def interrupt(request: web.Request) -> web.Response:
-    """Interrupt the running job; with a `prompt_id` only if it is the running one."""
-    asked = parse(InterruptRequest, await read_json(request, optional=True))
-    request.app[APP].jobs.interrupt(asked.prompt_id or None)
+@operation(
+    "interruptExecution",
+    "Interrupt the running job",
+    tag="queue",
+    optional_body=True,
+    answers={200: done("Done")},
+)
+async def interrupt(request: web.Request, body: InterruptRequest) -> web.Response:
+    """With a `prompt_id` only if that job is the running one."""
+    request.app[APP].jobs.interrupt(body.prompt_id or None)
     return web.Response()
 
 
-async def free(request: web.Request) -> web.Response:
-    """Unload models and empty caches, and say what that freed."""
-    asked = parse(FreeRequest, await read_json(request, optional=True))
-    freed = await request.app[APP].jobs.free(unload_models=asked.unload_models, free_memory=asked.free_memory)
+@operation(
+    "freeMemory",
+    "Unload models and empty caches",
+    tag="queue",
+    optional_body=True,
+    answers={200: gives("What that freed", "Freed")},
+)
+async def free(request: web.Request, body: FreeRequest) -> web.Response:
+    """While a job runs it is put off."""
+    freed = await request.app[APP].jobs.free(unload_models=body.unload_models, free_memory=body.free_memory)
     return json_answer(freed)

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+import time
 from typing import Any
 
 import comfyk
@@ -14,11 +15,13 @@ from aiohttp import web
 from comfyk.app import App
 
 from comfyk_http.answers import json_answer
-from comfyk_http.keys import APP
+from comfyk_http.described import gives, operation
+from comfyk_http.keys import APP, STARTED
 
 COMFYUI_VERSION = "0.33.0"
 """The ComfyUI whose API this server speaks; clients look here for what they may use."""
 
+_MB = 1024 * 1024
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^@\s]*@")
 
 
@@ -35,15 +38,28 @@ def feature_flags(app: App) -> dict[str, Any]:
     return flags
 
 
+@operation(
+    "getFeatures",
+    "What the server can do",
+    tag="system",
+    answers={200: gives("Flags of all plugins", "Features")},
+)
 async def get_features(request: web.Request) -> web.Response:
-    """The feature flags."""
+    """WebSocket clients that announce flags are told the same."""
     return json_answer(feature_flags(request.app[APP]))
 
 
+@operation(
+    "getSystemStats",
+    "What the server runs on",
+    tag="system",
+    answers={200: gives("The system and its devices", "SystemStats")},
+)
 async def get_system_stats(request: web.Request) -> web.Response:
-    """The system, and the devices that nodes compute on."""
+    """Bytes, but for `gpus` and `ram`, which are in megabytes."""
     # In a thread, since a plugin may have to wait for torch to be imported.
-    return json_answer(await asyncio.to_thread(_system_stats, request.app[APP]))
+    stats = await asyncio.to_thread(_system_stats, request.app[APP])
+    return json_answer({**stats, "uptime": time.monotonic() - request.app[STARTED]})
 
 
 def _system_stats(app: App) -> dict[str, Any]:
@@ -76,4 +92,23 @@ def _system_stats(app: App) -> dict[str, Any]:
                 "torch_vram_free": 0,
             }
         ]
-    return {"system": system, "devices": devices}
+    return {
+        "system": system,
+        "devices": devices,
+        "gpus": [_gpu(device) for device in devices if device.get("type") != "cpu"],
+        "ram": {
+            "total": memory.total // _MB,
+            "used": (memory.total - memory.available) // _MB,
+            "available": memory.available // _MB,
+        },
+    }
+
+
+def _gpu(device: dict[str, Any]) -> dict[str, Any]:
+    total, free = device.get("vram_total", 0), device.get("vram_free", 0)
+    return {
+        "name": device.get("name", ""),
+        "vram_total": total // _MB,
+        "vram_free": free // _MB,
+        "vram_used": (total - free) // _MB,
+    }

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
+from comfyk.api import ApiError, BadField
 from comfyk.folders import PathOutsideError
 from comfyk.wire import loads
 
 from comfyk_http import pictures
 from comfyk_http.answers import json_answer
-from comfyk_http.errors import ApiError, BadField, too_large
+from comfyk_http.described import gives, operation
+from comfyk_http.errors import too_large
 from comfyk_http.keys import APP
-from comfyk_http.requests import OriginalRef, parse
+from comfyk_http.requests import MaskForm, OriginalRef, UploadForm, parse
 from comfyk_http.routes.view import locate
 from comfyk_http.uploads import Incoming
 
@@ -46,14 +48,22 @@ class _Form:
         return self.fields.get("type") or "input"
 
 
+_ANSWERS = {
+    200: gives("The name that the file got", "UploadResult"),
+    400: gives("There is no file, or it cannot be stored under that name", "ErrorObject"),
+}
+
+
+@operation("uploadImage", "Store a file", tag="upload", form=UploadForm, answers=_ANSWERS)
 async def upload_image(request: web.Request) -> web.Response:
-    """Store a file, and say under which name."""
+    """If there is another file of that name, it gets a number, unless `overwrite` is `true`."""
     async with _received(request) as form:
         return await _place(request, form)
 
 
+@operation("uploadMask", "Store a masked picture", tag="upload", form=MaskForm, answers=_ANSWERS)
 async def upload_mask(request: web.Request) -> web.Response:
-    """Store a copy of a picture that has the sent picture's alpha channel."""
+    """A copy of the picture `original_ref` with the sent picture's alpha channel."""
     async with _received(request) as form:
         try:
             reference = loads(form.fields.get("original_ref", ""))

@@ -7,13 +7,15 @@ from pathlib import Path
 from zlib import crc32
 
 from aiohttp import web
+from comfyk.api import ApiError
 from comfyk.folders import Folders, PathOutsideError, resolve_inside, split_annotation
 
 from comfyk_http import pictures
 from comfyk_http.answers import client_has, disposition
-from comfyk_http.errors import ApiError
+from comfyk_http.described import gives, operation, sends
 from comfyk_http.files import content_type, runs_in_browser
 from comfyk_http.keys import APP
+from comfyk_http.requests import ViewQuery
 
 
 def locate(folders: Folders, filename: str, type: str, subfolder: str) -> Path | None:
@@ -28,8 +30,20 @@ def locate(folders: Folders, filename: str, type: str, subfolder: str) -> Path |
     return path if path.is_file() else None
 
 
+@operation(
+    "viewFile",
+    "A file, whole or as a picture to show",
+    tag="view",
+    query=ViewQuery,
+    answers={
+        200: sends("The file", "image/*", "video/*", "audio/*", "application/octet-stream", "*/*"),
+        206: sends("The range that was asked for", "*/*"),
+        404: gives("There is no such file", "ErrorObject"),
+        422: gives("It is not a picture", "ErrorObject"),
+    },
+)
 async def view(request: web.Request) -> web.StreamResponse:
-    """The file; with `preview` or `channel` a picture made of it."""
+    """With `preview` (such as `webp;90`) or `channel` a picture made of it."""
     query = request.query
     try:
         path = locate(

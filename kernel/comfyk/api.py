@@ -1,0 +1,124 @@
+"""What a plugin's HTTP handlers say of themselves, and the errors they raise. Nothing here needs a web server.
+
+    @operation("getThing", "One thing", tag="thing", answers={200: Answer("It", "my_plugin.schemas:Thing")})
+    async def get_thing(request: web.Request, query: ThingQuery) -> web.Response: ...
+
+The server reads the query string into the parameter `query` and a JSON body into `body`, checked against the model
+that each is annotated with, and describes the operation by the same models in its OpenAPI document: what is served
+and what is documented cannot part. A handler without `@operation` is served all the same, undocumented.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pkgutil import resolve_name
+from typing import Any, get_type_hints
+
+_MARK = "comfyk_operation"
+
+
+class ApiError(Exception):
+    """Answered as `status` with a JSON body that says what is wrong, and with what."""
+
+    def __init__(
+        self,
+        status: int,
+        type: str,
+        message: str,
+        details: str = "",
+        *,
+        extra_info: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`type` is for programs, `message` for people; `extra` adds fields beside `error`."""
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.message = message
+        self.details = details
+        self.extra_info = dict(extra_info or {})
+        self.extra = dict(extra or {})
+        self.headers = headers
+
+
+class BadField(ApiError):
+    """400: a field of the request is not what it has to be."""
+
+    def __init__(self, field: str, message: str, *, type: str = "invalid_request", status: int = 400) -> None:
+        super().__init__(
+            status, type, f"{field}: {message}" if field else message, extra_info={"field": field}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with one status."""
+
+    description: str
+    model: Any = None
+    """What its JSON is like: a type, or where one is found (`"package.module:Name"`), so that models of answers,
+    which only the document needs, are not imported before it is asked for. None: no JSON."""
+    content: tuple[str, ...] = ()
+    """The content types, if they are others than JSON's."""
+
+    @property
+    def type(self) -> Any:
+        return resolve_name(self.model) if isinstance(self.model, str) else self.model
+
+
+@dataclass
+class Operation:
+    """What is known of a handler beside its path and method."""
+
+    id: str
+    summary: str
+    tag: str
+    handler: Callable[..., Any]
+    answers: Mapping[int, Answer]
+    path: Mapping[str, Any] = field(default_factory=dict)
+    """Types of path parameters that are not plain text."""
+    query: Any = None
+    """The model of the query, for a handler that reads it itself."""
+    body: Any = None
+    """The same for a JSON body."""
+    form: Any = None
+    """The model of a `multipart/form-data` body."""
+    raw: tuple[str, ...] = ()
+    """Content types of a body that is taken as it is."""
+    optional_body: bool = False
+    user: bool = False
+    """Whether the header `Comfy-User` matters."""
+
+    @cached_property
+    def reads(self) -> dict[str, Any]:
+        """`query` and `body`, as far as the server reads them for the handler, with their types."""
+        hints = get_type_hints(inspect.unwrap(self.handler), include_extras=True)
+        return {name: hints[name] for name in ("query", "body") if name in hints}
+
+    def model(self, part: str) -> Any:
+        """The type of the `query` or the `body`, whoever reads it; None when there is none."""
+        return self.reads.get(part, getattr(self, part))
+
+
+def operation(
+    id: str, summary: str, *, tag: str, answers: Mapping[int, Answer], **more: Any
+) -> Callable[[Callable[..., Awaitable[Any]]], Callable[[Any], Awaitable[Any]]]:
+    """Describe a handler; `more` are the further fields of `Operation`.
+
+    To type checkers the handler then takes the request alone, as the server sees to the rest.
+    """
+
+    def mark(handler: Callable[..., Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        setattr(handler, _MARK, Operation(id, summary, tag, handler, answers, **more))
+        return handler
+
+    return mark
+
+
+def operation_of(handler: Any) -> Operation | None:
+    """How a handler is described, or None."""
+    return getattr(handler, _MARK, None)

@@ -1,0 +1,59 @@
+"""`/settings`: what a user has set in the web UI."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from comfyk_http import user_settings
+from comfyk_http.answers import json_answer
+from comfyk_http.described import done, gives, operation
+from comfyk_http.requests import SettingsRequest, folder_of
+
+
+@operation(
+    "getSettings",
+    "All settings",
+    tag="settings",
+    user=True,
+    answers={200: gives("Values by key", dict[str, Any])},
+)
+async def get_settings(request: web.Request) -> web.Response:
+    """Only those that were ever set."""
+    return json_answer(await _load(request))
+
+
+@operation(
+    "updateSettings", "Change some settings", tag="settings", user=True, answers={200: done("They are kept")}
+)
+async def update_settings(request: web.Request, body: SettingsRequest) -> web.Response:
+    """Those that are not named stay as they are."""
+    await _update(request, body.model_extra or {})
+    return web.Response()
+
+
+@operation("getSetting", "One setting", tag="settings", user=True, answers={200: gives("Its value", Any)})
+async def get_setting(request: web.Request) -> web.Response:
+    """`null` when it was never set."""
+    return json_answer((await _load(request)).get(request.match_info["id"]))
+
+
+@operation(
+    "updateSetting", "Change one setting", tag="settings", user=True, answers={200: done("It is kept")}
+)
+async def update_setting(request: web.Request, body: Any) -> web.Response:
+    """The body is the value."""
+    await _update(request, {request.match_info["id"]: body})
+    return web.Response()
+
+
+async def _load(request: web.Request) -> dict[str, Any]:
+    return await asyncio.to_thread(user_settings.load, await folder_of(request))
+
+
+async def _update(request: web.Request, changes: dict[str, Any]) -> None:
+    folder: Path = await folder_of(request)
+    await asyncio.to_thread(user_settings.update, folder, changes)

@@ -1,0 +1,178 @@
+"""`/userdata`: the files of a user, such as workflows. They go to and from the disk piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiohttp import web
+from comfyk.api import ApiError, BadField
+from comfyk.folders import PathOutsideError
+
+from comfyk_http.answers import disposition, json_answer
+from comfyk_http.described import done, gives, operation, sends
+from comfyk_http.errors import too_large
+from comfyk_http.files import content_type, runs_in_browser
+from comfyk_http.requests import ListQuery, TreeQuery, WriteQuery, folder_of
+from comfyk_http.userdata import UserData
+
+T = TypeVar("T")
+
+_PIECE = 256 * 1024
+_NOT_FOUND = gives("There is no such file", "ErrorObject")
+_TAKEN = gives("There is a file of that name", "ErrorObject")
+_NOT_A_NAME = gives("It cannot be stored under this name", "ErrorObject")
+
+
+async def _files(request: web.Request) -> UserData:
+    return UserData(await folder_of(request))
+
+
+async def _run(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Call a function of the service in a thread; its errors become answers."""
+    with _errors():
+        return await asyncio.to_thread(function, *arguments, **options)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (PathOutsideError, FileNotFoundError, NotADirectoryError) as error:
+        message = getattr(error, "strerror", None) or str(error)
+        raise ApiError(404, "not_found", message) from None
+    except FileExistsError:
+        raise ApiError(409, "file_exists", "File already exists") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ApiError(507, "disk_full", "There is no room left on the server's disk.") from None
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ELOOP):
+            raise BadField("file", f"cannot be stored under this name: {error.strerror}") from None
+        raise
+
+
+@operation(
+    "listUserdata",
+    "The files of a directory",
+    tag="userdata",
+    user=True,
+    answers={200: gives("Its files", "FileList"), 404: gives("There is no such directory", "ErrorObject")},
+)
+async def list_files(request: web.Request, query: ListQuery) -> web.Response:
+    """Paths are relative to the directory; hidden files are left out."""
+    found = await _run((await _files(request)).list, query.dir, recurse=query.recurse)
+    if query.full_info:
+        return json_answer([asdict(file) for file in found])
+    if query.split:
+        return json_answer([[file.path, *file.path.split("/")] for file in found])
+    return json_answer([file.path for file in found])
+
+
+@operation(
+    "listUserdataV2",
+    "All files and directories below a directory",
+    tag="userdata",
+    user=True,
+    answers={200: gives("Directories first", "Tree"), 404: _NOT_FOUND},
+)
+async def list_tree(request: web.Request, query: TreeQuery) -> web.Response:
+    """Paths are relative to the user's folder."""
+    return json_answer(await _run((await _files(request)).tree, query.path))
+
+
+@operation(
+    "getUserdataFile",
+    "A file",
+    tag="userdata",
+    user=True,
+    answers={200: sends("Its content", "application/octet-stream", "*/*"), 404: _NOT_FOUND},
+)
+async def get_file(request: web.Request) -> web.StreamResponse:
+    """Never shown by a browser as a page, only saved; the style sheet `user.css` works as one."""
+    files = await _files(request)
+    path = await _run(files.find, request.match_info["file"])
+    kind, type = "attachment", content_type(path.name)
+    if path == files.root / "user.css":
+        kind = "inline"
+    elif runs_in_browser(type):
+        type = "application/octet-stream"
+    headers = {
+        "Content-Type": type,
+        "Content-Disposition": disposition(kind, path.name),
+        "Cache-Control": "no-cache",
+    }
+    return web.FileResponse(path, headers=headers)
+
+
+@operation(
+    "writeUserdataFile",
+    "Write a file",
+    tag="userdata",
+    raw=("application/octet-stream", "application/json"),
+    user=True,
+    answers={
+        200: gives("It is stored", "UserDataResponse"),
+        400: _NOT_A_NAME,
+        404: gives("The name leads out of the user's folder", "ErrorObject"),
+        409: _TAKEN,
+    },
+)
+async def write_file(request: web.Request, query: WriteQuery) -> web.Response:
+    """The body is the content. The file is the old one until all of the new one has come."""
+    files = await _files(request)
+    name = request.match_info["file"]
+    await _run(files.locate, name)
+    left = request.client_max_size
+    if (request.content_length or 0) > left:
+        raise too_large(request)
+    with _errors(), await asyncio.to_thread(files.incoming) as incoming:
+        async for data in request.content.iter_chunked(_PIECE):
+            left -= len(data)
+            if left < 0:
+                raise too_large(request)
+            await incoming.write(data)
+        await asyncio.to_thread(incoming.finish)
+        path = await asyncio.to_thread(files.write, name, incoming, overwrite=query.overwrite)
+    return await _stored(files, path, query)
+
+
+@operation(
+    "deleteUserdataFile",
+    "Delete a file",
+    tag="userdata",
+    user=True,
+    answers={204: done("It is gone"), 404: _NOT_FOUND},
+)
+async def delete_file(request: web.Request) -> web.Response:
+    """For good."""
+    await _run((await _files(request)).delete, request.match_info["file"])
+    return web.Response(status=204)
+
+
+@operation(
+    "moveUserdataFile",
+    "Move or rename a file or directory",
+    tag="userdata",
+    user=True,
+    answers={
+        200: gives("Where it is now", "UserDataResponse"),
+        400: _NOT_A_NAME,
+        404: _NOT_FOUND,
+        409: _TAKEN,
+    },
+)
+async def move_file(request: web.Request, query: WriteQuery) -> web.Response:
+    """Directories are made as needed."""
+    files = await _files(request)
+    source, target = request.match_info["file"], request.match_info["dest"]
+    return await _stored(files, await _run(files.move, source, target, overwrite=query.overwrite), query)
+
+
+async def _stored(files: UserData, path: Path, query: WriteQuery) -> web.Response:
+    info = await _run(files.info, path)
+    return json_answer(asdict(info) if query.full_info else info.path)

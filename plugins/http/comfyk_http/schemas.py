@@ -1,0 +1,390 @@
+"""What the answers of the http plugin's routes hold. Imported when somebody asks for the OpenAPI document.
+
+Fields that are not always there have a default; the document then does not require them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+
+class Part(BaseModel):
+    """An object that may have more fields than these."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+
+Json = dict[str, Any]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+
+class ErrorBody(Part):
+    type: str
+    message: str
+    details: str
+    extra_info: Json
+
+
+class _Beside(Part):
+    detail: str
+    """More about it, as one text."""
+    status_code: int
+    """The status of the answer."""
+
+
+class ErrorObject(_Beside):
+    """What went wrong."""
+
+    error: ErrorBody
+
+
+class ErrorText(_Beside):
+    """What went wrong, as a text."""
+
+    error: str
+
+
+class CodedBody(Part):
+    code: str
+    message: str
+    details: Json
+
+
+class CodedError(_Beside):
+    """What went wrong, with a code for programs."""
+
+    error: CodedBody
+
+
+# --- prompt, queue, history, jobs -------------------------------------------------------------------------------
+
+
+class ExecInfo(Part):
+    queue_remaining: int
+    """Pending and running jobs."""
+
+
+class PromptInfo(Part):
+    exec_info: ExecInfo
+
+
+class NodeProblem(Part):
+    type: str
+    message: str
+    details: str
+    extra_info: Json = {}
+
+
+class NodeError(Part):
+    errors: list[NodeProblem]
+    class_type: str
+    dependent_outputs: list[Any]
+
+
+class PromptResponse(Part):
+    prompt_id: UUID
+    number: float
+    """The place in the queue: the lowest runs first."""
+    node_errors: dict[str, NodeError]
+    """What is wrong behind outputs that are not executed."""
+
+
+class PromptErrorResponse(_Beside):
+    error: ErrorBody
+    node_errors: dict[str, NodeError]
+
+
+class ComfyQueue(Part):
+    """The queue. Each item is `[number, prompt_id, prompt, extra_data, outputs_to_execute]`."""
+
+    queue_running: list[list[Any]]
+    queue_pending: list[list[Any]]
+
+
+class HaivenQueue(Part):
+    """The queue as some deployments show it (`http.queue_shape = "haiven"`)."""
+
+    queue_running: UUID | None
+    queue_pending: list[Annotated[list[Any], Field(min_length=2, max_length=2)]]
+    """Each `[prompt_id, {"prompt", "outputs"}]`."""
+
+
+class QueueInfo(RootModel[ComfyQueue | HaivenQueue]):
+    """The queue, in the shape that the setting `http.queue_shape` names."""
+
+
+class HistoryStatus(Part):
+    status_str: str
+    completed: bool
+    messages: list[Any]
+    status_code: int = 100
+    """100 for success, 0 for anything else."""
+
+
+class HistoryEntry(Part):
+    prompt: list[Any]
+    """`[number, prompt_id, prompt, extra_data, outputs_to_execute]`."""
+    outputs: Json
+    status: HistoryStatus
+    meta: Json
+    timestamp: float = 0
+    """When the job ended, in seconds since the epoch."""
+
+
+class History(RootModel[dict[str, HistoryEntry]]):
+    """Entries by prompt id."""
+
+
+class ExecutionError(Part):
+    node_id: str | None
+    node_type: str | None
+    exception_message: str
+    exception_type: str
+    traceback: list[str]
+    current_inputs: Any
+    current_outputs: Any
+
+
+class JobEntry(Part):
+    """A line of the list. Times are milliseconds since the epoch."""
+
+    id: UUID
+    status: Literal["pending", "in_progress", "completed", "failed", "cancelled"]
+    priority: float
+    create_time: float
+    execution_start_time: float = 0
+    execution_end_time: float = 0
+    execution_error: ExecutionError = Field(None, validate_default=False)  # type: ignore[assignment]
+    preview_output: Json = {}
+    """The output that stands for the job."""
+    outputs_count: int = 0
+    previewable_outputs_count: int = 0
+    workflow_id: str = ""
+
+
+class JobDetail(JobEntry):
+    workflow: Json
+    """`prompt` and `extra_data`."""
+    outputs: Json = {}
+    update_time: float = 0
+    execution_status: Json = {}
+    execution_meta: Json = {}
+
+
+class PaginationInfo(Part):
+    offset: int
+    limit: int
+    total: int
+    has_more: bool
+
+
+class JobsPage(Part):
+    jobs: list[JobEntry]
+    pagination: PaginationInfo
+
+
+class Cancelled(Part):
+    cancelled: bool
+    """Whether there was a job to cancel."""
+
+
+class Freed(Part):
+    """What was freed, such as `models` and `bytes`; `deferred` when that has to wait for the running job."""
+
+    deferred: bool = False
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+class UploadResult(Part):
+    name: str
+    """The name that the file got."""
+    subfolder: str
+    type: str
+
+
+class FullFile(Part):
+    path: str
+    size: int
+    modified: int
+    """Milliseconds since the epoch."""
+    created: float
+
+
+class FileList(RootModel[list[str] | list[FullFile] | list[list[str]]]):
+    """Paths; with `full_info` objects; with `split` each path and its parts."""
+
+
+class TreeEntry(Part):
+    name: str
+    path: str
+    type: Literal["file", "directory"]
+    size: int = 0
+    modified: float = 0
+    """Seconds since the epoch."""
+
+
+class Tree(RootModel[list[TreeEntry]]):
+    """Directories and files."""
+
+
+class UserDataResponse(RootModel[FullFile | str]):
+    """The path of the file; with `full_info` more."""
+
+
+class UserInfo(Part):
+    storage: Literal["server"]
+    migrated: bool = False
+    """Without multi-user mode: whether the user has a folder."""
+    users: dict[str, str] = {}
+    """In multi-user mode: names by id."""
+
+
+# --- system -----------------------------------------------------------------------------------------------------
+
+
+class SystemInfo(Part):
+    os: str
+    python_version: str
+    embedded_python: bool
+    comfyui_version: str
+    comfyk_version: str
+    pytorch_version: str
+    argv: list[str]
+    ram_total: int
+    ram_free: int
+    required_frontend_version: str = ""
+    installed_templates_version: str | None = None
+    required_templates_version: str | None = None
+
+
+class DeviceStats(Part):
+    name: str
+    type: str
+    index: float | None
+    vram_total: int
+    vram_free: int
+    torch_vram_total: int
+    torch_vram_free: int
+
+
+class Gpu(Part):
+    """A device, in megabytes."""
+
+    name: str
+    vram_total: int
+    vram_free: int
+    vram_used: int
+
+
+class Ram(Part):
+    """The memory, in megabytes."""
+
+    total: int
+    used: int
+    available: int
+
+
+class SystemStats(Part):
+    system: SystemInfo
+    devices: list[DeviceStats]
+    gpus: list[Gpu]
+    ram: Ram
+    uptime: float
+    """Seconds since the server started."""
+
+
+class Features(Part):
+    max_upload_size: int
+    supports_preview_metadata: bool
+    assets: bool
+
+
+class NodeInfo(Part):
+    input: Json
+    input_order: dict[str, list[str]] = {}
+    output: list[Any]
+    output_is_list: list[bool]
+    output_name: list[str]
+    name: str
+    display_name: str
+    description: str
+    python_module: str
+    category: str
+    output_node: bool
+    output_tooltips: list[Any] = []
+    deprecated: bool = False
+    experimental: bool = False
+    api_node: bool = False
+    is_input_list: bool = False
+    dev_only: bool = False
+    has_intermediate_output: bool = False
+    search_aliases: list[str] = []
+    essentials_category: str | None = None
+
+
+class NodeInfos(RootModel[dict[str, NodeInfo]]):
+    """Nodes by name."""
+
+
+class ModelFolder(Part):
+    name: str
+    folders: list[str]
+    extensions: list[str] = []
+
+
+class ModelFile(Part):
+    name: str
+    pathIndex: int
+    modified: float
+    created: float
+    size: int
+
+
+class ModelFolders(RootModel[list[ModelFolder]]):
+    """Kinds of models, and where they are."""
+
+
+class ModelFileList(RootModel[list[ModelFile]]):
+    """The files of one kind."""
+
+
+class SubgraphSource(Part):
+    node_pack: str
+
+
+class SubgraphInfo(Part):
+    source: str
+    name: str
+    info: SubgraphSource
+
+
+class Subgraphs(RootModel[dict[str, SubgraphInfo]]):
+    """Blueprints by id."""
+
+
+class SubgraphData(SubgraphInfo):
+    data: str
+    """The blueprint's JSON, as a text."""
+
+
+class LogEntry(Part):
+    t: str
+    """When, in ISO format."""
+    m: str
+
+
+class LogSize(Part):
+    cols: int
+    rows: int
+
+
+class RawLogs(Part):
+    entries: list[LogEntry]
+    size: LogSize
