@@ -127,8 +127,10 @@ async def test_history_entries_are_as_comfyui_shows_them(store, make_job, make_o
             "status_str": "success",
             "completed": True,
             "messages": [["execution_start", {"timestamp": 100}], ["execution_success", {"timestamp": 200}]],
+            "status_code": 100,
         },
         "meta": make_outcome().meta,
+        "timestamp": make_outcome().finished_at / 1000,
     }
     assert await store.history_entry("a") == entry
     assert await store.history_entry("b") is None

@@ -16,7 +16,10 @@ from comfyk.wire import dumps, loads
 
 
 def history_entry_json(job: Job, outcome: Outcome) -> bytes:
-    """The value that `/history` shows under the job's id: `prompt`, `outputs`, `status` and `meta`."""
+    """The value that `/history` shows under the job's id: `prompt`, `outputs`, `status` and `meta`.
+
+    Beside what ComfyUI has: `status_code` (100 is success) and `timestamp` (seconds), as other servers of this API.
+    """
     completed = outcome.status is JobStatus.COMPLETED
     return kept_json(
         {
@@ -26,8 +29,10 @@ def history_entry_json(job: Job, outcome: Outcome) -> bytes:
                 "status_str": "success" if completed else "error",
                 "completed": completed,
                 "messages": outcome.messages,
+                "status_code": 100 if completed else 0,
             },
             "meta": outcome.meta,
+            "timestamp": outcome.finished_at / 1000,
         }
     )
 

@@ -113,8 +113,13 @@ class HistoryQuery(Body):
 class JobsQuery(Body):
     status: str = ""
     workflow_id: str | None = None
-    sort_by: Annotated[Literal["created_at", "execution_duration"], BeforeValidator(_lower)] = "created_at"
-    sort_order: Annotated[Literal["asc", "desc"], BeforeValidator(_lower)] = "desc"
+    sort_by: Annotated[
+        Literal["created_at", "execution_duration"],
+        BeforeValidator(lambda value: _lower(value) or "created_at"),
+    ] = "created_at"
+    sort_order: Annotated[Literal["asc", "desc"], BeforeValidator(lambda value: _lower(value) or "desc")] = (
+        "desc"
+    )
     limit: Annotated[Rows, Field(gt=0)] | None = None
     offset: Rows = 0
 
@@ -155,6 +160,7 @@ class UploadForm(Body):
 
 class ListQuery(Body):
     dir: str
+    """Relative to the user's folder."""
     recurse: Flag = False
     full_info: Flag = False
     split: Flag = False

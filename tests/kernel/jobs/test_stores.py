@@ -24,8 +24,14 @@ def make_job(job_id: str = "a", **fields) -> Job:
 )
 def test_the_status_of_an_entry(status, status_str, completed):
     entry = json.loads(history_entry_json(make_job(), Outcome(status, None, 5)))
-    assert list(entry) == ["prompt", "outputs", "status", "meta"]
-    assert entry["status"] == {"status_str": status_str, "completed": completed, "messages": []}
+    assert list(entry) == ["prompt", "outputs", "status", "meta", "timestamp"]
+    assert entry["status"] == {
+        "status_str": status_str,
+        "completed": completed,
+        "messages": [],
+        "status_code": 100 if completed else 0,
+    }
+    assert entry["timestamp"] == 0.005
 
 
 def test_an_entry_holds_nothing_sensitive():

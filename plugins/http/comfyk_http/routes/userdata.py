@@ -18,7 +18,7 @@ from comfyk_http.answers import disposition, json_answer
 from comfyk_http.described import done, gives, operation, sends
 from comfyk_http.errors import too_large
 from comfyk_http.files import content_type, runs_in_browser
-from comfyk_http.requests import ListQuery, TreeQuery, WriteQuery, folder_of
+from comfyk_http.requests import ListQuery, TreeQuery, WriteQuery, folder_of, parse_query
 from comfyk_http.userdata import UserData
 
 T = TypeVar("T")
@@ -60,11 +60,15 @@ def _errors() -> Iterator[None]:
     "listUserdata",
     "The files of a directory",
     tag="userdata",
+    query=ListQuery,
     user=True,
     answers={200: gives("Its files", "FileList"), 404: gives("There is no such directory", "ErrorObject")},
 )
-async def list_files(request: web.Request, query: ListQuery) -> web.Response:
+async def list_files(request: web.Request) -> web.Response:
     """Paths are relative to the directory; hidden files are left out."""
+    if "dir" not in request.query:
+        raise BadField("dir", "say which directory", status=404)
+    query = parse_query(ListQuery, request)
     found = await _run((await _files(request)).list, query.dir, recurse=query.recurse)
     if query.full_info:
         return json_answer([asdict(file) for file in found])
