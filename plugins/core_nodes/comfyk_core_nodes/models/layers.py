@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comfyk_core_nodes.models.mapped import scratch
+
 WeightFunction = Callable[[Tensor], Tensor]
 
 
@@ -76,10 +78,9 @@ class StoredWeights(nn.Module):
         device = torch.device(device)
         copy = self._copy
         if copy is None or copy.device != device or copy.dtype != dtype:
-            weight, bias = self.cast_weights(device, dtype)
-            copy = ComputeCopy(weight, bias, device, dtype)
-            if device.type == "cpu":
-                self._pack(copy)
+            copy = self._packed(dtype) if device.type == "cpu" and _can_pack(dtype) else None
+            if copy is None:
+                copy = ComputeCopy(*self.cast_weights(device, dtype), device, dtype)
             self._copy = copy
         return copy.nbytes()
 
@@ -89,9 +90,14 @@ class StoredWeights(nn.Module):
         self._copy = None
         return freed
 
-    def cast_weights(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """The stored weights on `device`, in `dtype`, patched. They may be the stored tensors themselves."""
-        weight = self.weight.to(device=device, dtype=dtype)
+    def cast_weights(
+        self, device: torch.device, dtype: torch.dtype, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The stored weights on `device`, in `dtype`, patched; the weight in `out` where that is given.
+
+        They may be the stored tensors themselves.
+        """
+        weight = self.weight.to(device=device, dtype=dtype) if out is None else out.copy_(self.weight)
         if self.scale_weight is not None:
             weight = weight * self.scale_weight.to(device=device, dtype=dtype)
         for function in self.weight_function:
@@ -109,28 +115,37 @@ class StoredWeights(nn.Module):
             return copy
         return ComputeCopy(*self.cast_weights(x.device, x.dtype), x.device, x.dtype)
 
-    def _pack(self, copy: ComputeCopy) -> None:
-        """Put the weights of `copy` into the layout that this layer's kernel is fastest with."""
+    def _packed(self, dtype: torch.dtype) -> ComputeCopy | None:
+        """A compute copy on the CPU, packed by `_pack`. None for a layer that has no use for it."""
+        if type(self)._pack is StoredWeights._pack:
+            return None
+        out = None
+        if self.weight.dtype != dtype:
+            out = scratch(self.weight.shape, dtype)
+        weight, bias = self.cast_weights(CPU, dtype, out)
+        return ComputeCopy(self._pack(weight.contiguous()), bias, CPU, dtype, packed=True)
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        """`weight` in the layout that this layer's kernel is fastest with: a copy."""
+        raise NotImplementedError
 
 
-def _can_pack(copy: ComputeCopy) -> bool:
-    return copy.dtype == torch.float32 and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+CPU = torch.device("cpu")
 
 
-class Linear(nn.Linear, StoredWeights):
+def _can_pack(dtype: torch.dtype) -> bool:
+    return dtype == torch.float32 and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+
+
+class Linear(StoredWeights, nn.Linear):
     """`[..., in] -> [..., out]`."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, device: Any = None) -> None:
         super().__init__(in_features, out_features, bias=bias, device=device)
         self._start_empty()
 
-    def reset_parameters(self) -> None:
-        StoredWeights.reset_parameters(self)
-
-    def _pack(self, copy: ComputeCopy) -> None:
-        if _can_pack(copy):
-            copy.weight = torch.ops.mkldnn._reorder_linear_weight(copy.weight.contiguous(), None)
-            copy.packed = True
+    def _pack(self, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
     def forward(self, input: Tensor) -> Tensor:
         copy = self._weights_for(input)
@@ -139,7 +154,7 @@ class Linear(nn.Linear, StoredWeights):
         return F.linear(input, copy.weight, copy.bias)
 
 
-class Conv2d(nn.Conv2d, StoredWeights):
+class Conv2d(StoredWeights, nn.Conv2d):
     """`[B, in, H, W] -> [B, out, H', W']`."""
 
     def __init__(
@@ -155,23 +170,13 @@ class Conv2d(nn.Conv2d, StoredWeights):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias, device=device)
         self._start_empty()
 
-    def reset_parameters(self) -> None:
-        StoredWeights.reset_parameters(self)
-
     @property
     def _plain_padding(self) -> list[int]:
         return [int(side) for side in self.padding]
 
-    def _pack(self, copy: ComputeCopy) -> None:
-        if _can_pack(copy):
-            copy.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                copy.weight.contiguous().to_mkldnn(),
-                self._plain_padding,
-                list(self.stride),
-                list(self.dilation),
-                self.groups,
-            )
-            copy.packed = True
+    def _pack(self, weight: Tensor) -> Tensor:
+        layout = (self._plain_padding, list(self.stride), list(self.dilation), self.groups)
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *layout)
 
     def forward(self, input: Tensor) -> Tensor:
         copy = self._weights_for(input)
@@ -191,37 +196,31 @@ class Conv2d(nn.Conv2d, StoredWeights):
         return self._conv_forward(input, copy.weight, copy.bias)
 
 
-class GroupNorm(nn.GroupNorm, StoredWeights):
+class GroupNorm(StoredWeights, nn.GroupNorm):
     """Normalises groups of channels of `[B, C, H, W]` (Wu and He 2018, arXiv:1803.08494)."""
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, device: Any = None) -> None:
         super().__init__(num_groups, num_channels, eps=eps, device=device)
         self._start_empty()
 
-    def reset_parameters(self) -> None:
-        StoredWeights.reset_parameters(self)
-
     def forward(self, input: Tensor) -> Tensor:
         copy = self._weights_for(input)
         return F.group_norm(input, self.num_groups, copy.weight, copy.bias, self.eps)
 
 
-class LayerNorm(nn.LayerNorm, StoredWeights):
+class LayerNorm(StoredWeights, nn.LayerNorm):
     """Normalises the last dimension (Ba et al. 2016, arXiv:1607.06450)."""
 
     def __init__(self, normalized_shape: int, eps: float = 1e-5, device: Any = None) -> None:
         super().__init__(normalized_shape, eps=eps, device=device)
         self._start_empty()
 
-    def reset_parameters(self) -> None:
-        StoredWeights.reset_parameters(self)
-
     def forward(self, input: Tensor) -> Tensor:
         copy = self._weights_for(input)
         return F.layer_norm(input, self.normalized_shape, copy.weight, copy.bias, self.eps)
 
 
-class Embedding(nn.Embedding, StoredWeights):
+class Embedding(StoredWeights, nn.Embedding):
     """A table; only the rows that are looked up are cast, so preparing it takes nothing."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, device: Any = None) -> None:
@@ -231,9 +230,6 @@ class Embedding(nn.Embedding, StoredWeights):
     @property
     def bias(self) -> None:
         return None
-
-    def reset_parameters(self) -> None:
-        StoredWeights.reset_parameters(self)
 
     def prepare(self, device: torch.device | str, dtype: torch.dtype) -> int:
         return 0

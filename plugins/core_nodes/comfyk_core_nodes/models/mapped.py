@@ -1,0 +1,81 @@
+"""Memory pages behind weights: giving back those of a mapped file, and scratch memory that is quick to get.
+
+A page of a mapped file that was read stays in the process's resident memory until something needs the room. Where a
+copy is held as well, that is both at once. `drop_pages` hands such pages back to the kernel at once; the next read
+gets them from the file, or from the file cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Sequence
+from functools import cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALLEST = 1 << 20
+"""Bytes below which the system calls cost more than they give back."""
+
+_FILE_PAGE = 1 << 61
+"""Bit of an entry of /proc/self/pagemap: the page is the file's, not a private copy of it."""
+
+
+@cache
+def _madvise() -> Any | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        function = ctypes.CDLL(None, use_errno=True).madvise
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function
+
+
+def drop_pages(tensor: Tensor) -> int:
+    """Hand back the pages that lie wholly within `tensor` and are unchanged pages of a file. Returns the bytes.
+
+    Memory that is no mapped file is left alone, and so is a page that was written to: what was written would be
+    lost. Where the system cannot say which is which, nothing is dropped.
+    """
+    madvise = _madvise()
+    if madvise is None or tensor.device.type != "cpu" or tensor.nbytes < SMALLEST or not tensor.is_contiguous():
+        return 0
+    size = mmap.PAGESIZE
+    first = -(-tensor.data_ptr() // size)
+    pages = (tensor.data_ptr() + tensor.nbytes) // size - first
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek(first * 8)
+            entries = memoryview(pagemap.read(pages * 8)).cast("Q")
+    except OSError:
+        return 0
+    if len(entries) != pages:
+        return 0
+    # Pages that are not resident have no entry worth reading: they have nothing to lose either.
+    if any(entry >> 63 and not entry & _FILE_PAGE for entry in entries):
+        return 0
+    if any(entry >> 62 & 1 for entry in entries):  # swapped out: only a written page is
+        return 0
+    return pages * size if madvise(first * size, pages * size, mmap.MADV_DONTNEED) == 0 else 0
+
+
+def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An empty tensor on the CPU for a moment's use, in huge pages where it is large and the system has them.
+
+    Getting 4 KiB pages one by one takes as long as what is done with them here: casting weights.
+    """
+    nbytes = prod(shape) * dtype.itemsize
+    if nbytes < 4 * SMALLEST or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, nbytes)
+    try:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:
+        pass  # the kernel was built without them
+    return torch.frombuffer(memory, dtype=dtype).view(*shape)
