@@ -21,7 +21,6 @@ BEHIND_BYTES = 1024 * 1024
 MOST_WAITING = 20_000
 """More messages than this are never kept for a client, however small."""
 
-_FEW = 8
 _FULL = 64 * 1024
 """So many bytes in the transport: it is not given more until they have left."""
 _AT_ONCE = 256 * 1024
@@ -64,16 +63,15 @@ class Client:
         """Whether everything is sent that will be."""
         return self._closed or not self._waiting
 
-    def send(self, frame: bytes, newest: Hashable | None = None, crowd: int = 1) -> None:
+    def send(self, frame: bytes, newest: Hashable | None = None) -> None:
         """Queue a frame. Never blocks, never raises.
 
-        Of frames with the same `newest` only the last counts. `crowd` is how many clients get this frame: the
-        more there are, the sooner frames are left out, because the server itself then falls behind.
+        Of frames with the same `newest` only the last counts, once the client is behind.
         """
         if self._closed:
             return
         message = _Message(frame)
-        behind = len(self._waiting) >= max(BEHIND // crowd, _FEW) or self._bytes > BEHIND_BYTES
+        behind = len(self._waiting) >= BEHIND or self._bytes > BEHIND_BYTES
         if newest is not None:
             older = self._latest.get(newest)
             if behind and older is not None and older.frame is not None:

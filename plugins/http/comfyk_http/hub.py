@@ -1,6 +1,7 @@
 """Which WebSocket client gets what: events come in on the loop, and go to the clients whom they concern.
 
-Each is written once, whoever receives it.
+Each is written once, whoever receives it. What goes to a crowd is gathered for a moment first, so that the more
+clients listen, the less each of them costs the job that they listen to.
 """
 
 from __future__ import annotations
@@ -25,12 +26,20 @@ from comfyk_http import binary
 from comfyk_http.clients import Client
 from comfyk_http.frames import binary_frame, text_frame
 
+FEW = 4
+"""So many clients are told everything at once."""
+SECONDS_PER_CLIENT = 0.0005
+"""For so long the news is gathered for each client that gets it: sending it then takes about a tenth of the time."""
+
 
 class Hub:
     """All clients by id; `on_event` forwards an event to those whom it concerns."""
 
     def __init__(self) -> None:
         self._clients: dict[str, Client] = {}
+        self._gathered: dict[Hashable, Event | bytes] = {}
+        """For everybody: messages in order, of which those with one key replace each other."""
+        self._sending: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -53,9 +62,11 @@ class Hub:
 
     def send(self, type: str, data: Any, client_id: str | None = None) -> None:
         """Send a JSON message to one client, or to all."""
-        receivers = self._receivers(client_id)
-        if receivers:
-            _send(receivers, text_frame(dumps({"type": type, "data": data})))
+        frame = text_frame(dumps({"type": type, "data": data}))
+        if client_id is None:
+            self._tell_all(frame, None)
+        elif client_id in self._clients:
+            self._clients[client_id].send(frame)
 
     def on_event(self, event: Event) -> None:
         """Forward an event. What is about one client's job goes to that client.
@@ -63,56 +74,83 @@ class Hub:
         Without a client, progress and what is not about a job at all goes to everybody, as does the news that a
         job was interrupted; the other messages of the job go to nobody.
         """
-        receivers = self._receivers(event.client_id)
-        if not receivers or not event.type:
-            return
-        match event:
-            case Preview():
-                self._send_preview(event, receivers)
-            case ProgressText():
-                frame = binary_frame(binary.progress_text(event))
-                _send(receivers, frame, newest=("text", event.job_id, event.node))
-            case Progress():
-                _send(receivers, _as_json(event), newest=("progress", event.job_id, event.node))
-            case ProgressState():
-                _send(receivers, _as_json(event), newest=("progress_state", event.job_id))
-            case QueueChanged():
-                _send(receivers, _as_json(event), newest="status")
-            case JobEvent(client_id=None) if not isinstance(event, ExecutionInterrupted):
-                pass
-            case _:
-                _send(receivers, _as_json(event))
+        if event.client_id is not None:
+            client = self._clients.get(event.client_id)
+            if client is not None and event.type:
+                client.send(_frame(event, _detailed(client)), _newest(event))
+        elif self._clients and event.type and _for_all(event):
+            self._tell_all(event, _newest(event))
+
+    def _tell_all(self, message: Event | bytes, newest: Hashable | None) -> None:
+        key = object() if newest is None else newest
+        self._gathered.pop(key, None)
+        self._gathered[key] = message
+        if len(self._clients) <= FEW:
+            self._send_gathered()
+        elif self._sending is None:
+            pause = len(self._clients) * SECONDS_PER_CLIENT
+            self._sending = asyncio.get_running_loop().call_later(pause, self._send_gathered)
+
+    def _send_gathered(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+        gathered, self._gathered = self._gathered, {}
+        for detailed in (False, True):
+            clients = [client for client in self._clients.values() if _detailed(client) is detailed]
+            if clients:
+                _send(clients, gathered, detailed)
 
     async def flush(self, seconds: float) -> None:
         """Wait until the clients have been sent everything, at most for so long."""
+        self._send_gathered()
         end = asyncio.get_running_loop().time() + seconds
         while not all(client.idle for client in self._clients.values()):
             if asyncio.get_running_loop().time() > end:
                 break
             await asyncio.sleep(0.01)
 
-    def _receivers(self, client_id: str | None) -> list[Client]:
-        if client_id is None:
-            return list(self._clients.values())
-        client = self._clients.get(client_id)
-        return [] if client is None else [client]
 
-    def _send_preview(self, event: Preview, receivers: Sequence[Client]) -> None:
-        plain: list[Client] = []
-        detailed: list[Client] = []
-        for client in receivers:
-            (detailed if client.flags.get("supports_preview_metadata") is True else plain).append(client)
-        newest = ("preview", event.job_id, event.node.node_id)
-        if plain:
-            _send(plain, binary_frame(binary.preview(event)), newest)
-        if detailed:
-            _send(detailed, binary_frame(binary.preview_with_metadata(event)), newest)
+def _detailed(client: Client) -> bool:
+    """Whether the client wants to know which node a preview is of."""
+    return client.flags.get("supports_preview_metadata") is True
 
 
-def _as_json(event: Event) -> bytes:
+def _for_all(event: Event) -> bool:
+    """Whether an event that is about no client's job goes to everybody."""
+    if not isinstance(event, JobEvent):
+        return True
+    return isinstance(event, Preview | Progress | ProgressState | ProgressText | ExecutionInterrupted)
+
+
+def _newest(event: Event) -> Hashable | None:
+    """What the event is the news of, if only the latest news of that counts."""
+    match event:
+        case Progress() | ProgressText():
+            return event.type, event.job_id, event.node
+        case Preview():
+            return event.type, event.job_id, event.node.node_id
+        case ProgressState():
+            return event.type, event.job_id
+        case QueueChanged():
+            return event.type
+    return None
+
+
+def _frame(event: Event, detailed: bool) -> bytes:
+    match event:
+        case Preview():
+            return binary_frame(binary.preview_with_metadata(event) if detailed else binary.preview(event))
+        case ProgressText():
+            return binary_frame(binary.progress_text(event))
     return text_frame(dumps({"type": event.type, "data": event.data()}))
 
 
-def _send(receivers: Sequence[Client], frame: bytes, newest: Hashable | None = None) -> None:
-    for client in receivers:
-        client.send(frame, newest, len(receivers))
+def _send(clients: Sequence[Client], gathered: dict[Hashable, Event | bytes], detailed: bool) -> None:
+    for message in gathered.values():
+        if isinstance(message, bytes):
+            frame, newest = message, None
+        else:
+            frame, newest = _frame(message, detailed), _newest(message)
+        for client in clients:
+            client.send(frame, newest)
