@@ -15,7 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks import chain, growth, history, object_info, roundtrip, start, throughput
+from benchmarks import chain, growth, history, object_info, roundtrip, sampler_overhead, start, throughput
 from benchmarks.figures import Curve, Figure, Result
 from benchmarks.table import show
 
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[int], Awaitable[Sequence[Result]]]] = {
     "throughput": throughput.measure,
     "history": history.measure,
     "growth": growth.measure,
+    "sampler_overhead": sampler_overhead.measure,
 }
 
 _WIDTH = 130
@@ -42,7 +43,10 @@ _WIDTH = 130
     "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here."
 )
 def main(names: tuple[str, ...], runs: int, file: Path | None) -> None:
-    """Measure comfyk: start, object_info, roundtrip, chain, throughput, history, growth. Without a NAME, all."""
+    """Measure comfyk: start, object_info, roundtrip, chain, throughput, history, growth, sampler_overhead.
+
+    Without a NAME, all.
+    """
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     errors = Console(stderr=True)
     results: list[Result] = []

@@ -19,7 +19,7 @@ class Figure:
     """Unique; a key of `GOALS` when there is a goal for it."""
     what: str
     unit: str
-    """`s`, `ms`, `MB` or `/s`."""
+    """`s`, `ms`, `MB`, `/s` or `%`."""
     samples: list[float]
 
     @property

@@ -226,13 +226,9 @@ STOCHASTIC = [
     "dpm_2_ancestral",
     "dpmpp_2s_ancestral",
     "dpmpp_sde",
-    "dpmpp_sde_gpu",
     "dpmpp_2m_sde",
-    "dpmpp_2m_sde_gpu",
     "dpmpp_2m_sde_heun",
-    "dpmpp_2m_sde_heun_gpu",
     "dpmpp_3m_sde",
-    "dpmpp_3m_sde_gpu",
     "ddpm",
     "res_multistep_ancestral",
     "res_multistep_ancestral_cfg_pp",
@@ -252,7 +248,7 @@ FIRST_ORDER = ("euler_ancestral", "euler_ancestral_cfg_pp", "ddpm")
 def test_stochastic_samplers_match_the_distribution(name: str, sampler_model: Any) -> None:
     steps = 320 if name in FIRST_ORDER else 80
     sigmas = torch.cat([torch.linspace(math.log(80), math.log(0.02), steps).exp(), torch.zeros(1)])
-    noise = torch.randn(1, 1, 160, 160, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(1, 1, 112, 112, generator=torch.Generator().manual_seed(1))
     latent = SAMPLERS[name](sampler_model(gaussian), noise * 80 + MEAN, sigmas, {"seed": 2})
     assert latent.mean().item() == pytest.approx(MEAN, abs=0.04)
     assert latent.std().item() == pytest.approx(STD, rel=0.04)
@@ -269,7 +265,7 @@ def test_stochastic_samplers_match_the_distribution_of_a_flow_model(
     name: str, sampler_model: Any, flow_sampling: Any
 ) -> None:
     sigmas = torch.linspace(1, 0, 81)
-    noise = torch.randn(1, 1, 160, 160, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(1, 1, 112, 112, generator=torch.Generator().manual_seed(1))
     latent = SAMPLERS[name](sampler_model(flow_gaussian, flow_sampling), noise, sigmas, {"seed": 2})
     assert latent.mean().item() == pytest.approx(MEAN, abs=0.04)
     assert latent.std().item() == pytest.approx(STD, rel=0.04)
@@ -280,7 +276,7 @@ def test_lcm_with_a_consistency_function_matches_the_distribution(sampler_model:
         return MEAN + (x - MEAN) * STD / (STD**2 + sigma**2).sqrt()
 
     sigmas = torch.tensor([80.0, 9.0, 2.0, 0.5, 0.0])
-    noise = torch.randn(1, 1, 160, 160, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(1, 1, 112, 112, generator=torch.Generator().manual_seed(1))
     latent = sample_lcm(sampler_model(consistency), noise * 80 + MEAN, sigmas, {"seed": 2})
     assert latent.mean().item() == pytest.approx(MEAN, abs=0.03)
     assert latent.std().item() == pytest.approx(STD, rel=0.03)

@@ -196,8 +196,12 @@ class CFGGuider:
         """Load what the run needs, run, and let go of it."""
         patcher = self.model_patcher
         others, memory = additional_models(self.conds, patcher.model_dtype())
-        memory += patcher.model.memory_required([noise.shape[0] * 2, *noise.shape[1:]])
-        load_models_gpu([patcher, *others], memory_required=memory)
+        items, *rest = noise.shape
+        load_models_gpu(
+            [patcher, *others],
+            memory_required=int(memory + patcher.model.memory_required([items * 2, *rest])),
+            minimum_memory_required=int(memory + patcher.model.memory_required([items, *rest])),
+        )
         self.inner_model = patcher.model
         device = patcher.load_device
         try:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfyk
 import torch
 from comfyk.events import PreviewImage
+from comfyk.folders import Folders
 from torch import Tensor
 
+from comfyk_core_nodes.models.state_dict import load_torch_file
+from comfyk_core_nodes.models.taesd import load_decoder
 from comfyk_core_nodes.sampling.guidance import StepCallback
+
+log = logging.getLogger(__name__)
 
 Previewer = Callable[[Tensor], Tensor]
 """A denoised latent, `[B, C, ...]`, to a picture of its first item, `[H, W, 3]` in -1..1."""
@@ -51,7 +57,7 @@ def preview_image(picture: Tensor, size: int = PREVIEW_SIZE) -> PreviewImage:
     """`[H, W, 3]` in -1..1 as JPEG, its longer side `size` pixels."""
     from PIL import Image, ImageOps
 
-    pixels = ((picture.float() + 1) / 2).clamp(0, 1).mul(255).to("cpu", torch.uint8)
+    pixels = ((picture.detach().float() + 1) / 2).clamp(0, 1).mul(255).to("cpu", torch.uint8)
     image = ImageOps.contain(Image.fromarray(pixels.numpy()), (size, size), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
@@ -68,6 +74,28 @@ def latent_previewer(latent_format: Any) -> Previewer | None:
         getattr(latent_format, "latent_rgb_factors_bias", None),
         getattr(latent_format, "latent_rgb_factors_reshape", None),
     )
+
+
+def find_previewer(
+    latent_format: Any, method: str, folders: Folders, device: torch.device
+) -> Previewer | None:
+    """What the setting `preview_method` stands for: `none`, `auto`, `latent2rgb` or `taesd`.
+
+    TAESD's decoder is the file in `vae_approx` that the latent format names; without one it is rough colours, and so it
+    is for `auto`. Raises ValueError for a file that is something else.
+    """
+    if method == "none":
+        return None
+    wanted = latent_format.taesd_decoder_name
+    if method == "taesd" and wanted is not None:
+        name = next((name for name in folders.filenames("vae_approx") if name.startswith(wanted)), None)
+        path = None if name is None else folders.find("vae_approx", name)
+        if path is not None:
+            state, _ = load_torch_file(path)
+            decoder = load_decoder(state).to(device)
+            return decoded_previewer(lambda latent: decoder(latent.to(device)) * 2 - 1)
+        log.warning("previews are in rough colours: there is no %s in models/vae_approx", wanted)
+    return latent_previewer(latent_format)
 
 
 def step_callback(
