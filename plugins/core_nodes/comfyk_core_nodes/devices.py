@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from comfyk_core_nodes.memory.settings import device_settings
+
 log = logging.getLogger(__name__)
 
 WARM_UP_DELAY_S = 0.5
@@ -71,6 +73,8 @@ def job_context() -> Iterator[None]:
     """
     import torch
 
+    if device_settings().deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
     with torch.inference_mode():
         yield
 
@@ -86,6 +90,8 @@ def device_stats() -> list[dict[str, Any]]:
         current = torch.cuda.current_device()
         indexes = sorted(range(torch.cuda.device_count()), key=lambda index: index != current)
         return [_cuda_stats(torch, index) for index in indexes]
+    if torch is not None and torch.xpu.is_available():
+        return [_xpu_stats(torch, index) for index in range(torch.xpu.device_count())]
     import psutil
 
     memory = psutil.virtual_memory()
@@ -118,6 +124,28 @@ def _cuda_stats(torch: Any, index: int) -> dict[str, Any]:
     }
 
 
+def _xpu_stats(torch: Any, index: int) -> dict[str, Any]:
+    stats = torch.xpu.memory_stats(index)
+    reserved = stats.get("reserved_bytes.all.current", 0)
+    unused = reserved - stats.get("active_bytes.all.current", 0)
+    total = torch.xpu.get_device_properties(index).total_memory
+    return {
+        "name": f"xpu:{index} {torch.xpu.get_device_name(index)}",
+        "type": "xpu",
+        "index": index,
+        "vram_total": total,
+        "vram_free": total - reserved + unused,
+        "torch_vram_total": reserved,
+        "torch_vram_free": unused,
+    }
+
+
+def unload_models() -> int:
+    """Take all models off the devices. Returns how many they were. The workflow's results keep them in reach."""
+    manager = sys.modules.get("comfyk_core_nodes.memory.manager")
+    return 0 if manager is None else manager.unload_all_models()[0]
+
+
 def free_memory() -> int:
     """Collect garbage and hand unused memory back. Returns the bytes that this process gave up."""
     before = _taken()
@@ -126,6 +154,8 @@ def free_memory() -> int:
     if torch is not None:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+        elif torch.xpu.is_available():
+            torch.xpu.empty_cache()
         elif torch.backends.mps.is_available():
             torch.mps.empty_cache()
     return max(0, before - _taken())
@@ -144,11 +174,12 @@ def _taken() -> int:
 
 def out_of_memory(error: BaseException) -> str | None:
     """When the error says so: let go of what the failed call held, and return advice for the user."""
-    where = _exhausted(error)
+    where = exhausted(error)
     if where is None:
         return None
     # The traceback keeps the tensors of each function in it alive.
     traceback.clear_frames(error.__traceback__)
+    unload_models()
     free_memory()
     return (
         f"{where} ran out of memory; what could be freed was freed. Try a smaller picture or batch, "
@@ -156,7 +187,8 @@ def out_of_memory(error: BaseException) -> str | None:
     )
 
 
-def _exhausted(error: BaseException) -> str | None:
+def exhausted(error: BaseException) -> str | None:
+    """What ran out of memory, if that is what the error says."""
     torch = loaded_torch()
     text = str(error)
     if torch is not None and isinstance(error, torch.OutOfMemoryError):

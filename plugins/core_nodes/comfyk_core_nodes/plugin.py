@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING, Any
 from comfyk import hookimpl
 
 from comfyk_core_nodes import devices
+from comfyk_core_nodes.memory.settings import SECTION, DeviceSettings, select_devices
 from comfyk_core_nodes.nodes import NODES
 
 if TYPE_CHECKING:
     from comfyk.app import App
+    from pydantic import BaseModel
+
+
+@hookimpl
+def comfyk_register_settings() -> Mapping[str, type[BaseModel]]:
+    return {SECTION: DeviceSettings}
 
 
 @hookimpl
 def comfyk_register_nodes(app: App) -> None:
     for node in NODES:
         app.nodes.add(node)
+
+
+@hookimpl
+def comfyk_startup(app: App) -> None:
+    """Before anything imports torch: it looks at the devices when it starts."""
+    select_devices(app.settings.section(SECTION, DeviceSettings))
 
 
 @hookimpl(trylast=True)
@@ -38,8 +51,9 @@ def comfyk_node_failed(error: BaseException) -> str | None:
 
 
 @hookimpl
-def comfyk_free_memory() -> Mapping[str, Any]:
-    return {"bytes": devices.free_memory()}
+def comfyk_free_memory(unload_models: bool) -> Mapping[str, Any]:
+    models = devices.unload_models() if unload_models else 0
+    return {"models": models, "bytes": devices.free_memory()}
 
 
 @hookimpl

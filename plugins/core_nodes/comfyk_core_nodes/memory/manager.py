@@ -1,0 +1,170 @@
+"""The models that are loaded, and room for more: the least recently used goes first.
+
+Models are held weakly: one that no node result refers to any more is freed by Python, and its memory with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from comfyk_core_nodes.memory.device import (
+    CPU,
+    device_of,
+    minimum_inference_memory,
+    reserved_memory,
+)
+from comfyk_core_nodes.memory.settings import device_settings
+
+if TYPE_CHECKING:
+    from comfyk_core_nodes.memory.patcher import ModelPatcher
+
+log = logging.getLogger(__name__)
+
+_loaded: list[weakref.ref[ModelPatcher]] = []
+"""The patchers whose models are loaded, the most recently used first; one for each model."""
+
+
+def loaded_models() -> list[ModelPatcher]:
+    """The patchers whose models are loaded, the most recently used first."""
+    alive = [patcher for ref in _loaded if (patcher := ref()) is not None]
+    if len(alive) < len(_loaded):
+        _loaded[:] = [weakref.ref(patcher) for patcher in alive]
+    return alive
+
+
+def load_models_gpu(
+    models: Iterable[ModelPatcher],
+    memory_required: int = 0,
+    force_patch_weights: bool = False,
+    minimum_memory_required: int | None = None,
+    force_full_load: bool = False,
+) -> None:
+    """Load these models, each on its `load_device` with its patches, and take others off as far as is needed.
+
+    `memory_required` is how many bytes the forward pass takes on the device besides the weights;
+    `minimum_memory_required` how many it takes at least, if it can do with less. With `force_full_load` a model that
+    is larger than the room is loaded whole all the same. `force_patch_weights` is there for callers of ComfyUI's
+    function; patches always apply. Raises torch.OutOfMemoryError; then the model it came from is not loaded at all.
+    """
+    wanted: list[ModelPatcher] = []
+    for model in models:
+        for each in (model, *model.model_patches_models()):
+            if all(each is not other for other in wanted):
+                wanted.append(each)
+    devices: dict[torch.device, list[ModelPatcher]] = {}
+    for model in wanted:
+        devices.setdefault(model.load_device, []).append(model)
+    for device, together in devices.items():
+        most = _inference_memory(device, memory_required)
+        least = (
+            most if minimum_memory_required is None else _inference_memory(device, minimum_memory_required)
+        )
+        needed = sum(model.memory_to_load() for model in together)
+        if device_settings().smart_memory:
+            free_memory(needed + most, device, keep_loaded=together)
+        else:
+            _take_off(device, together)
+        # The small models that come with a large one are last, and go first: it is the large one that can stream.
+        for model in reversed(together):
+            model.load(None if force_full_load else _budget(model, least))
+            _used(model)
+
+
+def load_model_gpu(model: ModelPatcher) -> None:
+    """`load_models_gpu` for one model."""
+    load_models_gpu([model])
+
+
+def free_memory(
+    memory_required: float, device: torch.device, keep_loaded: Sequence[ModelPatcher] = ()
+) -> list[ModelPatcher]:
+    """Make `memory_required` bytes free on the device by taking models off, the least recently used first.
+
+    Of the last one only as much is taken off as is needed. Models of `keep_loaded`, or clones of them, stay. Returns
+    the patchers whose models are off altogether. Less may be free afterwards, when there was no more to take off.
+    """
+    where = device_of(device)
+    unloaded: list[ModelPatcher] = []
+    freed = False
+    for patcher in reversed(loaded_models()):
+        if patcher.load_device != device or any(patcher.is_clone(kept) for kept in keep_loaded):
+            continue
+        missing = int(memory_required - where.free())
+        if missing <= 0:
+            break
+        freed = True
+        before = patcher.loaded_size()
+        if not patcher.shrink(missing):
+            unloaded.append(patcher)
+            _forget(patcher)
+        log.debug(
+            "%s: %.0f MB taken off %s",
+            type(patcher.model).__name__,
+            (before - patcher.loaded_size()) / 2**20,
+            device,
+        )
+        where.empty_cache()
+    if freed and where.free() < memory_required:
+        log.debug(
+            "%.0f MB were wanted on %s, %.0f are free", memory_required / 2**20, device, where.free() / 2**20
+        )
+    return unloaded
+
+
+def unload_all_models() -> tuple[int, int]:
+    """Take all models off their devices. Returns how many they were, and how many bytes they took there."""
+    patchers = loaded_models()
+    nbytes = sum(patcher.loaded_size() for patcher in patchers)
+    for patcher in patchers:
+        patcher.unload()
+    _loaded.clear()
+    for device in {patcher.load_device for patcher in patchers}:
+        device_of(device).empty_cache()
+    return len(patchers), nbytes
+
+
+def unload_model_and_clones(model: ModelPatcher) -> None:
+    """Take this model off its device, whichever clone of it was loaded."""
+    for patcher in loaded_models():
+        if patcher.is_clone(model):
+            patcher.unload()
+            _forget(patcher)
+
+
+def _used(patcher: ModelPatcher) -> None:
+    _forget(patcher)
+    _loaded.insert(0, weakref.ref(patcher))
+
+
+def _forget(patcher: ModelPatcher) -> None:
+    _loaded[:] = [weakref.ref(other) for other in loaded_models() if not other.is_clone(patcher)]
+
+
+def _take_off(device: torch.device, keep: Sequence[ModelPatcher]) -> None:
+    for patcher in loaded_models():
+        if patcher.load_device == device and not any(patcher.is_clone(kept) for kept in keep):
+            patcher.unload()
+            _forget(patcher)
+    device_of(device).empty_cache()
+
+
+def _inference_memory(device: torch.device, required: int) -> int:
+    """Bytes to keep free besides weights. Of main memory nothing is reserved: other programs swap."""
+    if device == CPU:
+        return required
+    return max(minimum_inference_memory(), required + reserved_memory())
+
+
+def _budget(model: ModelPatcher, keep_free: int) -> int | None:
+    """The bytes of this model that may be on its device. None is no limit."""
+    device = model.load_device
+    if device != CPU and device_settings().vram == "none":
+        return 0
+    if device != CPU and device_settings().vram in ("high", "gpu-only"):
+        return None
+    return max(0, device_of(device).free() + model.loaded_size() - keep_free)

@@ -1,0 +1,409 @@
+"""Where the weights of one model are: at home, on a device whole, or on a device in part and streamed.
+
+The model's home weights are never written to. For each module with weights of its own there are three ways to be:
+
+- *home*: as the model was built, usually views of the mapped file;
+- *resident*: its weights are on the device, cast and patched, until something takes them off;
+- *streamed*: its weights come to the device while its `forward` runs and are dropped after it.
+
+The layers of `comfyk_core_nodes.models.layers` make a compute copy of their weights themselves, and without one they
+stream by themselves. In any other module, which may be a node pack's, the parameters are replaced. All clones of a
+patcher share one `Residency`, which is kept in the model, so that it knows what is there whichever clone comes next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from comfyk import check_interrupted
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from comfyk_core_nodes.memory.attributes import own_attribute, put_attribute
+from comfyk_core_nodes.memory.device import CPU, Device
+from comfyk_core_nodes.memory.rounding import stochastic_rounding
+from comfyk_core_nodes.memory.weights import Patch, patched_weight, string_to_seed
+from comfyk_core_nodes.models.layers import Embedding, StoredWeights
+from comfyk_core_nodes.models.mapped import drop_pages
+
+log = logging.getLogger(__name__)
+
+Wrapper = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a model is to be loaded.
+
+    `weight_dtype` is what floating-point weights are kept in (None: as they are), `compute_dtype` what they are
+    computed in (None: the same). `patches` and `wrappers` are by key of the state dict; wrappers are functions
+    that are applied to a weight after its patches.
+    """
+
+    device: Device
+    weight_dtype: torch.dtype | None = None
+    compute_dtype: torch.dtype | None = None
+    patches: Mapping[str, Sequence[Patch]] = field(default_factory=dict)
+    wrappers: Mapping[str, Sequence[Wrapper]] = field(default_factory=dict)
+
+    def kept_dtype(self, tensor: Tensor) -> torch.dtype:
+        """The dtype that a weight is kept in. Buffers and whole numbers stay as they are."""
+        if self.weight_dtype is None or not (isinstance(tensor, nn.Parameter) and tensor.is_floating_point()):
+            return tensor.dtype
+        return self.weight_dtype
+
+    def copy_dtype(self, module: nn.Module) -> torch.dtype | None:
+        """The dtype of the compute copy that the module makes; None if it makes none.
+
+        It makes none where weights are to be kept in another dtype than is computed in; nothing computes in fp8.
+        """
+        if not isinstance(module, StoredWeights):
+            return None
+        kept = self.kept_dtype(module.weight)
+        return kept if kept.itemsize > 1 and self.compute_dtype in (None, kept) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    wanted: Wanted
+    resident: bool
+    changes: dict[str, list[Any]]
+    """Patches and wrappers by parameter."""
+
+    def same(self, other: _State) -> bool:
+        mine, others = self.wanted, other.wanted
+        return (
+            self.resident == other.resident
+            and mine.device is others.device
+            and mine.weight_dtype == others.weight_dtype
+            and mine.compute_dtype == others.compute_dtype
+            and self.changes.keys() == other.changes.keys()
+            # Clones share their patches: the same ones are the same objects.
+            and all(
+                len(changes) == len(other.changes[name])
+                and all(a is b for a, b in zip(changes, other.changes[name], strict=True))
+                for name, changes in self.changes.items()
+            )
+        )
+
+
+class Residency:
+    """See the module. It holds no reference to the model, so that a model that nothing uses is freed at once."""
+
+    def __init__(self) -> None:
+        self.homes: dict[str, Any] = {}
+        """The home weights of parameters that are replaced now, by key."""
+        self.wanted: Wanted | None = None
+        """How the model is loaded; None when it is at home."""
+        self.loaded_bytes = 0
+        """Bytes that the weights take on the device, those that are home there and used as they are left out."""
+        self.moved_bytes = 0
+        """Bytes of weights that were put onto devices since the model was built."""
+        self.objects: dict[str, Any] = {}
+        """What stood where object patches are now."""
+        self.ejectors: list[Callable[[], Any]] = []
+        """What takes out again what node packs injected into the model."""
+        self._patched_objects: dict[str, Any] = {}
+        self._states: dict[str, _State] = {}
+        self._hooks: dict[str, list[Any]] = {}
+        self._keys: frozenset[str] | None = None
+
+    def keys(self, model: nn.Module) -> frozenset[str]:
+        """The keys of the model's state dict as it was built."""
+        if self._keys is None or not self._patched_objects:
+            self._keys = frozenset(model.state_dict())
+        return self._keys
+
+    def eject(self) -> None:
+        """Take out what node packs injected, the last first."""
+        while self.ejectors:
+            self.ejectors.pop()()
+
+    def home_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """The state dict of the model as it was built, without a copy of anything."""
+        return {key: self.homes.get(key, value) for key, value in model.state_dict().items()}
+
+    def nbytes(self, model: nn.Module, wanted: Wanted) -> int:
+        """The bytes that the whole model takes on the device."""
+        return sum(size for size, _ in self._sizes(model, wanted).values())
+
+    # --- loading -------------------------------------------------------------------------------------------
+
+    def load(self, model: nn.Module, wanted: Wanted, budget: int | None = None) -> None:
+        """Bring the model into the state that is wanted, with at most `budget` bytes of it on the device.
+
+        Only what differs is done: nothing for a model that is there already, and only patched weights when the
+        patches change. None is no limit. What does not fit is streamed, and room is left to do so. An exception on
+        the way, also an interrupt, leaves the model at home whole.
+        """
+        units = list(_units(model))
+        sizes = self._sizes(model, wanted)
+        resident = _plan(sizes, budget)
+        goals = {
+            path: _State(wanted, path in resident, _changes(path, module, wanted)) for path, module in units
+        }
+        stale = [
+            (path, module)
+            for path, module in units
+            if path not in self._states or not self._states[path].same(goals[path])
+        ]
+        try:
+            # Normal tensors, whatever mode this is called in: training nodes may want gradients of them.
+            with torch.inference_mode(False), torch.no_grad():
+                for path, module in stale:
+                    self._reset(path, module)
+                for path, module in stale:
+                    check_interrupted()
+                    self._enter(path, module, goals[path])
+        except BaseException:
+            self.unload(model)
+            raise
+        self.wanted = wanted
+        self.loaded_bytes = sum(sizes[path][0] for path in resident)
+        if stale and len(resident) < len(units):
+            log.info(
+                "%s: %.0f of %.0f MB of weights on %s, the rest is streamed",
+                type(model).__name__,
+                self.loaded_bytes / 2**20,
+                sum(size for size, _ in sizes.values()) / 2**20,
+                wanted.device.torch_device,
+            )
+
+    def shrink(self, model: nn.Module, nbytes: int) -> None:
+        """Take at least `nbytes` off the device, as far as there are so many: those modules are streamed then."""
+        if self.wanted is None or nbytes >= self.loaded_bytes:
+            self.unload(model)
+        else:
+            self.load(model, self.wanted, self.loaded_bytes - nbytes)
+
+    def unload(self, model: nn.Module) -> None:
+        """Bring every weight home. Takes no memory and cannot fail half way."""
+        for path, module in _units(model):
+            self._reset(path, module)
+        self._states.clear()
+        self.wanted = None
+        self.loaded_bytes = 0
+
+    def _sizes(self, model: nn.Module, wanted: Wanted) -> dict[str, tuple[int, bool]]:
+        """By module: the bytes that its weights take on the device, and whether it can be streamed."""
+        sizes: dict[str, tuple[int, bool]] = {}
+        for path, module in _units(model):
+            copy_dtype = wanted.copy_dtype(module)
+            copied = copy_dtype is not None or wanted.device.torch_device != CPU
+            size = 0
+            for key, _, home in self._weights(path, module):
+                if copy_dtype is not None and isinstance(module, Embedding):
+                    continue  # only the rows that are looked up go to the device
+                dtype = wanted.kept_dtype(home)
+                if copied or dtype != home.dtype or key in wanted.patches or key in wanted.wrappers:
+                    size += home.numel() * dtype.itemsize
+            sizes[path] = size, _can_stream(module)
+        return sizes
+
+    def _weights(self, path: str, module: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+        """Key, name and home of the module's own weights and buffers."""
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    key = f"{path}.{name}" if path else name
+                    yield key, name, self.homes.get(key, tensor)
+
+    def _enter(self, path: str, module: nn.Module, goal: _State) -> None:
+        self._states[path] = goal
+        dtype = goal.wanted.copy_dtype(module)
+        if isinstance(module, StoredWeights) and (dtype is not None or not goal.resident):
+            module.weight_function = _functions(path, "weight", goal)
+            module.bias_function = _functions(path, "bias", goal)
+            if goal.resident and dtype is not None:
+                self.moved_bytes += module.prepare(goal.wanted.device.tensor_device, dtype)
+            copied = module.prepared
+        elif goal.resident:
+            self._replace(path, module, goal)
+            copied = any(key in self.homes for key, _, _ in self._weights(path, module))
+        else:
+            self._stream(path, module, goal)
+            copied = False
+        if copied:
+            for _, _, home in self._weights(path, module):
+                drop_pages(home)
+
+    def _replace(self, path: str, module: nn.Module, goal: _State) -> None:
+        """Put the module's weights on the device, cast and changed, in place of those at home."""
+        wanted = goal.wanted
+        for key, name, home in list(self._weights(path, module)):
+            dtype = wanted.kept_dtype(home)
+            patches, wrappers = _split(goal.changes.get(name, []))
+            if patches:
+                tensor = _patched(module, wanted.device.put(home), patches, key, dtype)
+            else:
+                tensor = wanted.device.put(home, dtype)
+            for wrapper in wrappers:
+                tensor = wrapper(tensor)
+            if tensor is home:
+                continue
+            self.moved_bytes += tensor.nbytes
+            self.homes[key] = home
+            _put(module, name, tensor)
+
+    def _stream(self, path: str, module: nn.Module, goal: _State) -> None:
+        """Fetch the module's weights before its forward and drop them after it, also after an exception."""
+        depth = 0
+
+        def before(module: nn.Module, _args: Any) -> None:
+            nonlocal depth
+            depth += 1
+            if depth > 1:
+                return
+            self._replace(path, module, goal)
+
+        def after(module: nn.Module, _args: Any, _output: Any) -> None:
+            nonlocal depth
+            depth -= 1
+            if depth == 0:
+                self._bring_home(path, module)
+
+        self._hooks[path] = [
+            module.register_forward_pre_hook(before),
+            module.register_forward_hook(after, always_call=True),
+        ]
+
+    def _reset(self, path: str, module: nn.Module) -> None:
+        state = self._states.pop(path, None)
+        for hook in self._hooks.pop(path, ()):
+            hook.remove()
+        if state is not None and isinstance(module, StoredWeights):
+            module.release()
+            module.weight_function = []
+            module.bias_function = []
+        self._bring_home(path, module)
+
+    def _bring_home(self, path: str, module: nn.Module) -> None:
+        for held in (module._parameters, module._buffers):
+            for name in held:
+                home = self.homes.pop(f"{path}.{name}" if path else name, None)
+                if home is not None:
+                    _put(module, name, home)
+
+    # --- object patches ------------------------------------------------------------------------------------
+
+    def replace_objects(self, model: nn.Module, patches: Mapping[str, Any]) -> None:
+        """Put these objects at these dotted names, and back what was at others. Raises AttributeError."""
+        current = self._patched_objects
+        if current.keys() == patches.keys() and all(current[name] is patches[name] for name in patches):
+            return
+        for name in reversed(list(current)):
+            self._forget_below(model, name)
+            put_attribute(model, name, self.objects.pop(name))
+            del current[name]
+        try:
+            for name, value in patches.items():
+                before = own_attribute(model, name)
+                self._forget_below(model, name)
+                put_attribute(model, name, value)
+                self.objects[name] = before
+                current[name] = value
+        except BaseException:
+            for name in reversed(list(current)):
+                put_attribute(model, name, self.objects.pop(name))
+                del current[name]
+            raise
+
+    def _forget_below(self, model: nn.Module, name: str) -> None:
+        """Bring home what is about to be replaced."""
+        for path, module in _units(model):
+            if path == name or path.startswith(f"{name}."):
+                self._reset(path, module)
+
+
+def residency_of(model: nn.Module) -> Residency:
+    """The residency of the model; made on first use."""
+    known = model.__dict__.get("_residency")
+    if known is None:
+        known = model.__dict__["_residency"] = Residency()
+    return known
+
+
+def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for path, module in model.named_modules():
+        if any(
+            tensor is not None for held in (module._parameters, module._buffers) for tensor in held.values()
+        ):
+            yield path, module
+
+
+def _can_stream(module: nn.Module) -> bool:
+    """Whether the module's weights are used only in its own forward, so that they may come just for that."""
+    if isinstance(module, StoredWeights):
+        return True
+    # torch's attention reads the weights of its output layer itself.
+    own = type(module).forward is not nn.Module.forward
+    return own and not isinstance(module, NonDynamicallyQuantizableLinear)
+
+
+def _plan(sizes: Mapping[str, tuple[int, bool]], budget: int | None) -> set[str]:
+    """What stays on the device: all if it fits, else small modules first, with room to stream the largest.
+
+    A transfer has a cost of its own whatever its size, so the fewest transfers are left.
+    """
+    if budget is None or sum(size for size, _ in sizes.values()) <= budget:
+        return set(sizes)
+    resident = {path for path, (_, can_stream) in sizes.items() if not can_stream}
+    streamed = {path: size for path, (size, can_stream) in sizes.items() if can_stream}
+    room = budget - sum(sizes[path][0] for path in resident) - max(streamed.values(), default=0)
+    for path in sorted(streamed, key=lambda path: streamed[path]):
+        room -= streamed[path]
+        if room < 0:
+            break
+        resident.add(path)
+    return resident
+
+
+def _changes(path: str, module: nn.Module, wanted: Wanted) -> dict[str, list[Any]]:
+    changes: dict[str, list[Any]] = {}
+    if wanted.patches or wanted.wrappers:
+        for held in (module._parameters, module._buffers):
+            for name in held:
+                key = f"{path}.{name}" if path else name
+                found = [*wanted.patches.get(key, ()), *wanted.wrappers.get(key, ())]
+                if found:
+                    changes[name] = found
+    return changes
+
+
+def _split(changes: Sequence[Any]) -> tuple[list[Patch], list[Wrapper]]:
+    patches = [change for change in changes if isinstance(change, tuple)]
+    return patches, [change for change in changes if not isinstance(change, tuple)]
+
+
+def _functions(path: str, name: str, goal: _State) -> list[Wrapper]:
+    """The changes of a layer's parameter as functions of the weight that is already cast and on the device."""
+    patches, wrappers = _split(goal.changes.get(name, []))
+    if not patches:
+        return wrappers
+    key = f"{path}.{name}" if path else name
+    return [lambda weight: patched_weight(weight, patches, key, weight.dtype), *wrappers]
+
+
+def _patched(
+    module: nn.Module, weight: Tensor, patches: Sequence[Patch], key: str, dtype: torch.dtype
+) -> Tensor:
+    """`patched_weight`, also for weights that are stored divided by a scale: patches are to what they stand for."""
+    scale = getattr(module, "scale_weight", None) if key.endswith("weight") else None
+    if scale is None:
+        return patched_weight(weight, patches, key, dtype)
+    scale = scale.to(device=weight.device, dtype=torch.float32)
+    whole = patched_weight(weight.float() * scale, patches, key, torch.float32)
+    return stochastic_rounding(whole / scale, dtype, seed=string_to_seed(key))
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    if name in module._buffers:
+        module._buffers[name] = tensor
+    elif isinstance(tensor, nn.Parameter):
+        module._parameters[name] = tensor
+    else:
+        module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
