@@ -27,7 +27,6 @@ class ServerLog(logging.Handler):
         self.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
         self._entries: deque[Entry] = deque(maxlen=KEPT)
         self._listeners: list[Callable[[Entry], None]] = []
-        self._streams: tuple[TextIO, TextIO] | None = None
 
     def entries(self) -> list[Entry]:
         return list(self._entries)
@@ -45,15 +44,15 @@ class ServerLog(logging.Handler):
 
     def watch_prints(self) -> None:
         """Keep what is printed too: most packs print what others log."""
-        if self._streams is None:
-            self._streams = sys.stdout, sys.stderr
-            sys.stdout, sys.stderr = _Tee(sys.stdout, self), _Tee(sys.stderr, self)  # type: ignore[assignment]
+        for name in ("stdout", "stderr"):
+            if not isinstance(stream := getattr(sys, name), _Tee):
+                setattr(sys, name, _Tee(stream, self))
 
     def unwatch_prints(self) -> None:
         """Put the streams back, unless somebody else has replaced them since."""
-        if self._streams is not None and isinstance(sys.stdout, _Tee) and isinstance(sys.stderr, _Tee):
-            sys.stdout, sys.stderr = self._streams
-            self._streams = None
+        for name in ("stdout", "stderr"):
+            if isinstance(stream := getattr(sys, name), _Tee):
+                setattr(sys, name, stream.watched)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -78,11 +77,11 @@ class _Tee:
     _inside = threading.local()
 
     def __init__(self, stream: TextIO, log: ServerLog) -> None:
-        self._stream = stream
+        self.watched = stream
         self._log = log
 
     def write(self, text: str) -> int:
-        written = self._stream.write(text)
+        written = self.watched.write(text)
         if text and not getattr(self._inside, "busy", False):  # a listener may print in turn
             self._inside.busy = True
             try:
@@ -92,7 +91,7 @@ class _Tee:
         return written
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.watched, name)
 
 
 SERVER_LOG = ServerLog()
