@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pkgutil import resolve_name
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 _MARK = "comfyk_operation"
@@ -96,8 +97,16 @@ class Operation:
     @cached_property
     def reads(self) -> dict[str, Any]:
         """`query` and `body`, as far as the server reads them for the handler, with their types."""
-        hints = get_type_hints(inspect.unwrap(self.handler), include_extras=True)
-        return {name: hints[name] for name in ("query", "body") if name in hints}
+        handler: Any = inspect.unwrap(self.handler)
+        # Only these two: what the rest is annotated with may be imported for type checkers alone.
+        wanted = {
+            name: handler.__annotations__[name]
+            for name in ("query", "body")
+            if name in handler.__annotations__
+        }
+        return get_type_hints(
+            SimpleNamespace(__annotations__=wanted), handler.__globals__, include_extras=True
+        )
 
     def model(self, part: str) -> Any:
         """The type of the `query` or the `body`, whoever reads it; None when there is none."""

@@ -363,6 +363,8 @@ class SubgraphInfo(Part):
     source: str
     name: str
     info: SubgraphSource
+    data: str = ""
+    """Only of a blueprint that is asked for alone."""
 
 
 class Subgraphs(RootModel[dict[str, SubgraphInfo]]):

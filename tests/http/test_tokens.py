@@ -1,0 +1,170 @@
+"""Tokens, TLS, and who gets in."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from comfyk_http.authentication import token_needed
+from comfyk_http.settings import HttpSettings
+from comfyk_http.tokens import FILE, TokenError, Tokens
+
+TLS = Path(__file__).with_name("tls")
+
+
+def test_tokens_are_made_and_taken_back(tmp_path: Path) -> None:
+    tokens = Tokens(tmp_path)
+    assert tokens.all() == []
+    one, two = tokens.create("one"), tokens.create("two")
+    assert tokens.accepts(one) and Tokens(tmp_path).accepts(two)
+    for wrong in ("", "x", one[:-1], one.upper(), f"{one} ", "\ud800"):
+        assert not tokens.accepts(wrong)
+    with pytest.raises(TokenError, match="revoke it first"):
+        tokens.create("one")
+    Tokens(tmp_path).revoke("one")
+    assert not tokens.accepts(one) and tokens.accepts(two)
+    with pytest.raises(TokenError, match="'two'"):
+        tokens.revoke("one")
+    kept = tmp_path / FILE
+    assert two not in kept.read_text()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": 1}', "\xff"])
+def test_a_broken_file_lets_nobody_in(tmp_path: Path, text: str, caplog: Any) -> None:
+    tokens = Tokens(tmp_path)
+    secret = tokens.create("one")
+    (tmp_path / FILE).write_text(text, encoding="latin-1")
+    assert not tokens.accepts(secret)
+    assert "tokens.json" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("listen", "when", "needed"),
+    [
+        ("127.0.0.1", "auto", False),
+        ("127.0.0.1,::1,localhost", "auto", False),
+        ("0.0.0.0,::", "auto", True),
+        ("127.0.0.1,192.168.1.2", "auto", True),
+        ("0.0.0.0", "never", False),
+        ("127.0.0.1", "always", True),
+    ],
+)
+def test_when_a_token_is_needed(listen: str, when: Any, needed: bool) -> None:
+    assert token_needed(HttpSettings(listen=listen, require_token=when)) is needed
+
+
+async def test_programs_send_a_header(start: Any) -> None:
+    server = await start(require_token="always")
+    tokens = Tokens(server.app.folders.user)
+    for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {'x' * 43}"}):
+        for path in ("/prompt", "/api/queue", "/nothing", "/ws", "/openapi.json", "/"):
+            status, answer = await server.get(path, headers=headers)
+            assert (status, answer["error"]["type"]) == (401, "unauthorized")
+    secret = tokens.create("one")
+    headers = {"Authorization": f"bearer {secret}"}
+    assert (await server.get("/prompt", headers=headers))[0] == 200
+    async with server.client.get("/prompt") as response:
+        assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    tokens.revoke("one")
+    assert (await server.get("/prompt", headers=headers))[0] == 401
+
+
+async def test_a_browser_logs_in_with_an_address(start: Any) -> None:
+    server = await start(require_token="always")
+    secret = Tokens(server.app.folders.user).create("one")
+    async with server.client.get("/", headers={"Accept": "text/html"}) as response:
+        assert response.status == 401
+        assert "token create" in await response.text()
+    assert (await server.get("/?token=wrong"))[0] == 401
+    assert (await server.get(f"/prompt?token={secret}"))[0] == 401
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(server.url, cookie_jar=jar) as browser:
+        async with browser.get(f"/?token={secret}", allow_redirects=False) as response:
+            assert (response.status, response.headers["Location"]) == (303, "/")
+            cookie = response.headers["Set-Cookie"].lower()
+            assert "httponly" in cookie and "samesite=lax" in cookie
+        async with browser.get("/prompt") as response:
+            assert response.status == 200
+        async with browser.ws_connect("/ws") as ws:
+            assert (await ws.receive_json())["type"] == "status"
+        async with browser.post("/queue", json={}, headers={"Origin": "https://evil.example"}) as response:
+            assert response.status == 403
+
+
+async def test_a_websocket_may_have_it_in_its_address(start: Any) -> None:
+    server = await start(require_token="always")
+    secret = Tokens(server.app.folders.user).create("one")
+    async with server.client.ws_connect(f"/ws?clientId=x&token={secret}") as ws:
+        assert (await ws.receive_json())["data"]["sid"] == "x"
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await server.client.ws_connect("/ws?token=wrong")
+
+
+async def test_beyond_loopback_it_is_asked_for(start: Any, caplog: Any) -> None:
+    server = await start(listen="0.0.0.0")
+    assert (await server.get("/prompt"))[0] == 401
+    assert "comfyk token create" in caplog.text
+
+
+async def test_preflights_need_no_token(start: Any) -> None:
+    server = await start(require_token="always", cors_origin="https://app.example")
+    headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    async with server.client.options("/prompt", headers=headers) as response:
+        assert response.status == 204
+        assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    def comfyk(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "comfyk", "--base-directory", str(tmp_path), "token", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    secret = comfyk("create", "laptop").stdout.strip()
+    assert Tokens(tmp_path / "user").accepts(secret)
+    listed = comfyk("list").stdout
+    assert listed.startswith("laptop\t") and secret not in listed
+    assert comfyk("create", "laptop").returncode == 1
+    assert comfyk("revoke", "laptop").returncode == 0
+    failed = comfyk("revoke", "laptop")
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert not Tokens(tmp_path / "user").accepts(secret)
+
+
+async def test_tls(start: Any) -> None:
+    server = await start(
+        tls_keyfile=str(TLS / "key.pem"), tls_certfile=str(TLS / "certificate.pem"), require_token="always"
+    )
+    assert server.url.startswith("https://127.0.0.1:")
+    secret = Tokens(server.app.folders.user).create("one")
+    trusting = ssl.create_default_context(cafile=TLS / "certificate.pem")
+    async with aiohttp.ClientSession(server.url, headers={"Authorization": f"Bearer {secret}"}) as client:
+        async with client.get("/prompt", ssl=trusting, headers={"Origin": server.url}) as response:
+            assert response.status == 200
+        async with client.ws_connect("/ws", ssl=trusting) as ws:
+            assert (await ws.receive_json())["type"] == "status"
+        async with client.get(f"/?token={secret}", ssl=trusting, allow_redirects=False) as response:
+            assert "secure" in response.headers["Set-Cookie"].lower()
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await client.get("/prompt")
+
+
+@pytest.mark.parametrize(
+    "files", [("key.pem", None), (None, "certificate.pem"), ("certificate.pem", "key.pem")]
+)
+async def test_tls_that_cannot_be(start: Any, files: tuple[str | None, str | None]) -> None:
+    options = {
+        name: str(TLS / file)
+        for name, file in zip(("tls_keyfile", "tls_certfile"), files, strict=True)
+        if file is not None
+    }
+    with pytest.raises(OSError, match="TLS"):
+        await start(**options)
+    await asyncio.sleep(0)
