@@ -47,6 +47,8 @@ _OTHER_KINDS: dict[str, frozenset[str]] = {
 _LEGACY_KINDS = {"unet": "diffusion_models", "clip": "text_encoders"}
 
 _CLOCK_TICK_NS = 50_000_000
+_DEEPEST = 200
+"""Folders in a path from outside; Python makes them by recursion."""
 
 _ANNOTATION = re.compile(r"^(?P<name>.*?) ?\[(?P<type>input|output|temp)\]$", re.DOTALL)
 _WINDOWS_DEVICE = re.compile(
@@ -65,6 +67,8 @@ def resolve_inside(root: Path, *parts: str) -> Path:
     symbolic links that lead out of the folder. The file need not exist.
     """
     path = root
+    if sum(part.count("/") + part.count("\\") for part in parts) > _DEEPEST:
+        raise PathOutsideError(f"a path has at most {_DEEPEST} folders")
     for part in parts:
         for name in part.replace("\\", "/").split("/"):
             if name in ("", "."):

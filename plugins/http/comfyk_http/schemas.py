@@ -371,7 +371,10 @@ class Subgraphs(RootModel[dict[str, SubgraphInfo]]):
     """Blueprints by id."""
 
 
-class SubgraphData(SubgraphInfo):
+class SubgraphData(Part):
+    source: str
+    name: str
+    info: SubgraphSource
     data: str
     """The blueprint's JSON, as a text."""
 
