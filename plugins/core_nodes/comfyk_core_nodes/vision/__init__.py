@@ -1,0 +1,1 @@
+"""What models see in pictures: CLIP's vision transformers, and the style models that turn what they see into tokens."""
