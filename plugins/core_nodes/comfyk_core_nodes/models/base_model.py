@@ -45,7 +45,9 @@ BLANK_LATENT = (0.8223, -0.6876, 0.6364, 0.1380)
 class BaseModel(nn.Module):
     """Stable Diffusion 1.x and 2.x, and what the others share."""
 
-    def __init__(self, model_config: ModelConfig, model_type: ModelType = ModelType.EPS, device: Any = None) -> None:
+    def __init__(
+        self, model_config: ModelConfig, model_type: ModelType = ModelType.EPS, device: Any = None
+    ) -> None:
         super().__init__()
         self.model_config = model_config
         self.latent_format = model_config.latent_format
@@ -112,7 +114,9 @@ class BaseModel(nn.Module):
     def process_latent_out(self, latent: Tensor) -> Tensor:
         return self.latent_format.process_out(latent)
 
-    def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any) -> Tensor:
+    def scale_latent_inpaint(
+        self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any
+    ) -> Tensor:
         """The known part of the picture at level `sigma` `[B]`, for the places that a noise mask leaves alone."""
         sigma = sigma.reshape([sigma.shape[0]] + [1] * (noise.ndim - 1))
         return self.model_sampling.noise_scaling(sigma, noise, latent_image)
@@ -130,7 +134,10 @@ class BaseModel(nn.Module):
         image = kwargs.get("concat_latent_image")
         image = kwargs.get("latent_image") if image is None else self.process_latent_in(image)
         if mask is None or image is None:
-            parts = {"mask": torch.ones_like(noise)[:, :1], "masked_image": self.blank_inpaint_image_like(noise)}
+            parts = {
+                "mask": torch.ones_like(noise)[:, :1],
+                "masked_image": self.blank_inpaint_image_like(noise),
+            }
         else:
             if mask.ndim == noise.ndim:
                 mask = mask[:, :1]
@@ -149,7 +156,10 @@ class BaseModel(nn.Module):
         vector = self.encode_adm(**kwargs)
         if vector is not None:
             conds["y"] = CONDRegular(vector)
-        for name, source in (("c_crossattn", "cross_attn"), ("crossattn_controlnet", "cross_attn_controlnet")):
+        for name, source in (
+            ("c_crossattn", "cross_attn"),
+            ("crossattn_controlnet", "cross_attn_controlnet"),
+        ):
             if kwargs.get(source) is not None:
                 conds[name] = CONDCrossAttn(kwargs[source])
         return conds
@@ -203,7 +213,9 @@ def _numbers(*values: float) -> Tensor:
 class SDXL(BaseModel):
     """SDXL is told the sizes that a picture was made from (Podell et al. 2023, arXiv:2307.01952, section 2.2)."""
 
-    def __init__(self, model_config: ModelConfig, model_type: ModelType = ModelType.EPS, device: Any = None) -> None:
+    def __init__(
+        self, model_config: ModelConfig, model_type: ModelType = ModelType.EPS, device: Any = None
+    ) -> None:
         super().__init__(model_config, model_type, device)
         self.noise_augmentor = NoiseAugmentation("cosine")
 
@@ -211,7 +223,9 @@ class SDXL(BaseModel):
         if "unclip_conditioning" not in kwargs:
             return kwargs["pooled_output"]
         seed = kwargs.get("seed", 0) - 10
-        vector = unclip_vector(kwargs["unclip_conditioning"], kwargs["device"], self.noise_augmentor, seed=seed)
+        vector = unclip_vector(
+            kwargs["unclip_conditioning"], kwargs["device"], self.noise_augmentor, seed=seed
+        )
         return vector[:, : self.adm_channels - 256 * len(self._sizes(kwargs))]
 
     def _sizes(self, kwargs: Mapping[str, Any]) -> list[float]:
@@ -242,7 +256,9 @@ class SDXLRefiner(SDXL):
 class SD21UNCLIP(BaseModel):
     """Stable Diffusion 2.1 unCLIP: pictures' embeddings in place of a vector for the text."""
 
-    def __init__(self, model_config: ModelConfig, model_type: ModelType = ModelType.EPS, device: Any = None) -> None:
+    def __init__(
+        self, model_config: ModelConfig, model_type: ModelType = ModelType.EPS, device: Any = None
+    ) -> None:
         super().__init__(model_config, model_type, device)
         self.noise_augmentor = NoiseAugmentation("cosine")
 
@@ -277,7 +293,9 @@ class SDXLInstructPix2Pix(InstructPix2Pix, SDXL):
 class X4Upscaler(BaseModel):
     """Stable Diffusion x4 upscaler: the small picture, with a little noise, as three more channels."""
 
-    def __init__(self, model_config: ModelConfig, model_type: ModelType = ModelType.EPS, device: Any = None) -> None:
+    def __init__(
+        self, model_config: ModelConfig, model_type: ModelType = ModelType.EPS, device: Any = None
+    ) -> None:
         super().__init__(model_config, model_type, device)
         self.noise_augmentor = NoiseAugmentation("linear", max_noise_level=350)
 

@@ -11,13 +11,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.memory.dtypes import compute_dtype, unet_dtype
+from comfyk_core_nodes.memory.dtypes import compute_dtype, text_encoder_dtype, unet_dtype
+from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.models import base_model, layouts, text_encoder
 from comfyk_core_nodes.models.base_model import BaseModel, ModelType
 from comfyk_core_nodes.models.clip import CLIP, tokenizer_for
@@ -34,9 +34,6 @@ from comfyk_core_nodes.models.state_dict import (
 )
 from comfyk_core_nodes.models.text_model import text_config
 from comfyk_core_nodes.models.vae import VAE
-
-if TYPE_CHECKING:
-    from comfyk_core_nodes.memory.patcher import ModelPatcher
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +149,23 @@ def load_vae(path: Path) -> VAE:
 def describe(state: Mapping[str, Tensor]) -> str:
     """What a state dict looks like to somebody who expected something else."""
     kinds = (
-        ("a LoRA (put it in models/loras)", ("lora_up", "lora_down", "lora_A", "lora_B", "hada_w1", "lokr_w1")),
-        ("a ControlNet (put it in models/controlnet)", ("control_model.", "controlnet_cond_embedding", "zero_convs.")),
-        ("a transformer model, as SD3 and Flux are", ("joint_blocks.", "double_blocks.", "transformer_blocks.0.attn")),
+        (
+            "a LoRA (put it in models/loras)",
+            ("lora_up", "lora_down", "lora_A", "lora_B", "hada_w1", "lokr_w1"),
+        ),
+        (
+            "a ControlNet (put it in models/controlnet)",
+            ("control_model.", "controlnet_cond_embedding", "zero_convs."),
+        ),
+        (
+            "a transformer model, as SD3 and Flux are",
+            ("joint_blocks.", "double_blocks.", "transformer_blocks.0.attn"),
+        ),
         ("a UNet alone (put it in models/diffusion_models)", ("input_blocks.0.0", "down_blocks.0.")),
-        ("a text encoder (put it in models/text_encoders)", ("text_model.encoder.", "resblocks.", "encoder.block.")),
+        (
+            "a text encoder (put it in models/text_encoders)",
+            ("text_model.encoder.", "resblocks.", "encoder.block."),
+        ),
         ("a VAE (put it in models/vae)", ("decoder.conv_in", "decoder.mid.")),
         ("an upscale model (put it in models/upscale_models)", ("RRDB_trunk", "body.0.rdb", "conv_first")),
     )
@@ -198,8 +207,6 @@ def _model_class(config: ModelConfig) -> type[BaseModel]:
 def _diffusion_model(
     config: ModelConfig, unet_state: Mapping[str, Tensor], options: Mapping[str, Any]
 ) -> ModelPatcher:
-    from comfyk_core_nodes.memory.patcher import ModelPatcher
-
     try:
         model = _model_class(config)(config, _MODEL_TYPES[config.prediction], device="meta")
     except (TypeError, StopIteration, IndexError, ZeroDivisionError, AssertionError, RuntimeError) as error:
@@ -218,9 +225,7 @@ def _diffusion_model(
         wanted = unet_dtype(load_device, size, config.supported_inference_dtypes, stored)
     model.manual_cast_dtype = compute_dtype(wanted, load_device, config.supported_inference_dtypes)
     offload_device = options.get("offload_device") or devices.unet_offload_device()
-    patcher = ModelPatcher(model, load_device=load_device, offload_device=offload_device)
-    patcher.set_model_compute_dtype(model.manual_cast_dtype)
-    return patcher
+    return ModelPatcher(model, load_device, offload_device, weight_dtype=wanted)
 
 
 def _text_kind(state: Mapping[str, Tensor]) -> str:
@@ -235,8 +240,6 @@ def _text_kind(state: Mapping[str, Tensor]) -> str:
 
 
 def _clip(texts: Mapping[str, StateDict], embedding_directories: Sequence[str]) -> CLIP:
-    from comfyk_core_nodes.memory.patcher import ModelPatcher
-
     encoders: dict[str, text_encoder.TextEncoder] = {}
     for key in sorted(texts, reverse=True):  # SDXL has CLIP-L first
         sizes = text_config(texts[key])
@@ -253,10 +256,7 @@ def _clip(texts: Mapping[str, StateDict], embedding_directories: Sequence[str]) 
         if left_over:
             log.debug("keys of no use in a text encoder: %s", left_over)
     model.eval()
-    patcher = ModelPatcher(
-        model,
-        load_device=devices.text_encoder_device(),
-        offload_device=devices.text_encoder_offload_device(),
-    )
-    patcher.set_model_compute_dtype(torch.float32)
+    load_device = devices.text_encoder_device()
+    kept = text_encoder_dtype(load_device, stored_dtype(next(iter(texts.values()))))
+    patcher = ModelPatcher(model, load_device, devices.text_encoder_offload_device(), weight_dtype=kept)
     return CLIP(model, tokenizer_for(model, embedding_directories), patcher)

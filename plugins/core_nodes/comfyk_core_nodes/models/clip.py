@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from comfyk_core_nodes.memory.device import intermediate_device
+from comfyk_core_nodes.memory.manager import load_models_gpu
+from comfyk_core_nodes.memory.patcher import ModelPatcher
+from comfyk_core_nodes.models.layers import stored_layers
+from comfyk_core_nodes.models.mapped import drop_pages
 from comfyk_core_nodes.models.state_dict import assign_weights
 from comfyk_core_nodes.models.text_encoder import TextEncoder, TextEncoders
 from comfyk_core_nodes.models.tokenizer import Chunk, ClipTokenizer, Tokenizer
-
-if TYPE_CHECKING:
-    from comfyk_core_nodes.memory.patcher import ModelPatcher
 
 Tokens = Mapping[str, Sequence[Chunk]]
 
 
 class CLIP:
     """What the CLIP sockets of nodes carry. `clone` shares the weights and lets patches and clip skip differ."""
-
-    patcher: ModelPatcher
 
     def __init__(self, cond_stage_model: TextEncoders, tokenizer: Tokenizer, patcher: ModelPatcher) -> None:
         self.cond_stage_model = cond_stage_model
@@ -57,8 +57,6 @@ class CLIP:
 
     def load_model(self) -> ModelPatcher:
         """Put the text encoders on their device."""
-        from comfyk_core_nodes.memory.manager import load_models_gpu
-
         load_models_gpu([self.patcher])
         return self.patcher
 
@@ -79,9 +77,9 @@ class CLIP:
         if return_pooled == "unprojected":
             options["projected_pooled"] = False
         model.set_clip_options(options)
-        from comfyk_core_nodes.memory.device import intermediate_device
-
         cond, pooled = (part.to(intermediate_device()) for part in model.encode_token_weights(tokens))
+        for _, layer in stored_layers(model):
+            drop_pages(layer.weight)
         if return_dict:
             return {"cond": cond, "pooled_output": pooled}
         return (cond, pooled) if return_pooled else cond
@@ -122,4 +120,3 @@ def tokenizer_for(model: TextEncoders, embedding_directories: Sequence[str]) -> 
 def _clip_tokenizer(encoder: TextEncoder, directories: Sequence[str]) -> ClipTokenizer:
     habits = encoder.habits
     return ClipTokenizer(habits.key, encoder.transformer.width, habits.pad_token, tuple(directories))
-

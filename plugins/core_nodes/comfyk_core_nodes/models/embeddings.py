@@ -67,7 +67,9 @@ def _read(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:
-        raise ModelFileError(path, "an embedding of plain tensors", str(error).split("\n")[0][:200]) from error
+        raise ModelFileError(
+            path, "an embedding of plain tensors", str(error).split("\n")[0][:200]
+        ) from error
 
 
 def _vectors(loaded: Any, width: int, key: str) -> Tensor | None:

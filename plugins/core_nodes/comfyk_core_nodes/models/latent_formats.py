@@ -7,6 +7,8 @@ factors are those of the models' own configurations; the colours were fitted by 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, tensor
 
 
@@ -15,8 +17,8 @@ class LatentFormat:
     latent_channels = 4
     latent_dimensions = 2
     spacial_downscale_ratio = 8
-    latent_rgb_factors: list[list[float]] | None = None
-    latent_rgb_factors_bias: list[float] | None = None
+    latent_rgb_factors: ClassVar[list[list[float]] | None] = None
+    latent_rgb_factors_bias: ClassVar[list[float] | None] = None
     taesd_decoder_name: str | None = None
     """The start of the name of the file in `vae_approx` that has the preview decoder."""
 
@@ -40,7 +42,7 @@ class LatentFormat:
 
 class SD15(LatentFormat):
     scale_factor = 0.18215
-    latent_rgb_factors = [
+    latent_rgb_factors: ClassVar[list[list[float]] | None] = [
         [0.3512, 0.2297, 0.3227],
         [0.3250, 0.4974, 0.2350],
         [-0.2829, 0.1762, 0.2721],
@@ -55,13 +57,13 @@ class SD15(LatentFormat):
 
 class SDXL(LatentFormat):
     scale_factor = 0.13025
-    latent_rgb_factors = [
+    latent_rgb_factors: ClassVar[list[list[float]] | None] = [
         [0.3651, 0.4232, 0.4341],
         [-0.2533, -0.0042, 0.1068],
         [0.1076, 0.1111, -0.0362],
         [-0.3165, -0.2492, -0.2188],
     ]
-    latent_rgb_factors_bias = [0.1084, -0.0175, -0.0011]
+    latent_rgb_factors_bias: ClassVar[list[float] | None] = [0.1084, -0.0175, -0.0011]
     taesd_decoder_name = "taesdxl_decoder"
 
 
@@ -71,7 +73,7 @@ class SDXL_Playground_2_5(LatentFormat):
     scale_factor = 0.5
     latents_mean = (-1.6574, 1.886, -1.383, 2.5155)
     latents_std = (8.4927, 5.9022, 6.5498, 5.2299)
-    latent_rgb_factors = [
+    latent_rgb_factors: ClassVar[list[list[float]] | None] = [
         [0.3920, 0.4054, 0.4549],
         [-0.2634, -0.0196, 0.0653],
         [0.0568, 0.1687, -0.0755],
@@ -94,7 +96,7 @@ class SD_X4(LatentFormat):
 
     scale_factor = 0.08333
     spacial_downscale_ratio = 4
-    latent_rgb_factors = [
+    latent_rgb_factors: ClassVar[list[list[float]] | None] = [
         [-0.2340, -0.3863, -0.3257],
         [0.0994, 0.0885, -0.0908],
         [-0.2833, -0.2349, -0.3741],

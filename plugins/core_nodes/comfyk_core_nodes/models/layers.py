@@ -134,7 +134,7 @@ CPU = torch.device("cpu")
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
-    return dtype == torch.float32 and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 class Linear(StoredWeights, nn.Linear):
@@ -225,11 +225,8 @@ class Embedding(StoredWeights, nn.Embedding):
 
     def __init__(self, num_embeddings: int, embedding_dim: int, device: Any = None) -> None:
         super().__init__(num_embeddings, embedding_dim, device=device)
+        self.register_parameter("bias", None)
         self._start_empty()
-
-    @property
-    def bias(self) -> None:
-        return None
 
     def prepare(self, device: torch.device | str, dtype: torch.dtype) -> int:
         return 0

@@ -103,7 +103,10 @@ def find_text_model(state: Mapping[str, Tensor]) -> StateDict | None:
 CHECKPOINT_TEXT: dict[str, tuple[tuple[str, str], ...]] = {
     "sd1": (("clip_l", "cond_stage_model.transformer."),),
     "sd2": (("clip_h", "cond_stage_model.model."), ("clip_h", "conditioner.embedders.0.model.")),
-    "sdxl": (("clip_l", "conditioner.embedders.0.transformer."), ("clip_g", "conditioner.embedders.1.model.")),
+    "sdxl": (
+        ("clip_l", "conditioner.embedders.0.transformer."),
+        ("clip_g", "conditioner.embedders.1.model."),
+    ),
     "sdxl_refiner": (("clip_g", "conditioner.embedders.0.model."),),
 }
 """Where single-file checkpoints of a family keep which text encoder."""

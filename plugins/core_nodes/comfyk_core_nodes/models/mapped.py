@@ -44,7 +44,12 @@ def drop_pages(tensor: Tensor) -> int:
     lost. Where the system cannot say which is which, nothing is dropped.
     """
     madvise = _madvise()
-    if madvise is None or tensor.device.type != "cpu" or tensor.nbytes < SMALLEST or not tensor.is_contiguous():
+    if (
+        madvise is None
+        or tensor.device.type != "cpu"
+        or tensor.nbytes < SMALLEST
+        or not tensor.is_contiguous()
+    ):
         return 0
     size = mmap.PAGESIZE
     first = -(-tensor.data_ptr() // size)

@@ -16,7 +16,9 @@ from comfyk_core_nodes.sampling.model_sampling import betas_for
 class NoiseAugmentation:
     """The diffusion that adds the noise: `max_noise_level` of its 1000 steps are used."""
 
-    def __init__(self, schedule: str, start: float = 1e-4, end: float = 2e-2, max_noise_level: int = 1000) -> None:
+    def __init__(
+        self, schedule: str, start: float = 1e-4, end: float = 2e-2, max_noise_level: int = 1000
+    ) -> None:
         alphas = torch.cumprod(1.0 - betas_for(schedule, 1000, start, end), dim=0)
         self.signal = alphas.sqrt().float()
         self.noise = (1.0 - alphas).sqrt().float()

@@ -78,7 +78,9 @@ def _what_it_is(path: Path, error: Exception) -> str:
         return "a Git LFS pointer: the file itself was not downloaded"
     header = int.from_bytes(start[:8], "little")
     if header > min(size - 8, _MAX_HEADER):
-        return f"a header that would take {header} bytes in a file of {size} bytes: damaged, or something else"
+        return (
+            f"a header that would take {header} bytes in a file of {size} bytes: damaged, or something else"
+        )
     end = _end_of_data(path, header)
     if end is not None and end > size:
         return f"{size} of {end} bytes: the file is cut off; download it again"

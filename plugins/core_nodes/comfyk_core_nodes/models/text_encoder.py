@@ -76,9 +76,7 @@ class TextEncoder(nn.Module):
         pooled = self.transformer.project(out.pooled) if self.return_projected_pooled else out.pooled
         return hidden.float(), pooled.float()
 
-    def _embed(
-        self, tokens: Sequence[Sequence[int | Tensor]], device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def _embed(self, tokens: Sequence[Sequence[int | Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
         """The vectors of the token lists, and where each text ends: at its first end token."""
         table = self.transformer.get_input_embeddings()
         pad = self.special_tokens["pad"]
@@ -134,6 +132,8 @@ class TextEncoder(nn.Module):
 
 class TextEncoders(nn.Module):
     """The text encoders of a family, by their key: `clip_l`, `clip_h`, or `clip_l` and `clip_g` for SDXL."""
+
+    manual_cast_dtype: torch.dtype = torch.float32
 
     def __init__(self, encoders: Mapping[str, TextEncoder]) -> None:
         super().__init__()

@@ -13,7 +13,8 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where the tiles of one dimension start. The last one may be shorter than `tile`."""
     if length <= tile:
         return [0]
-    return list(range(0, length - overlap, max(1, tile - overlap)))
+    overlap = min(overlap, tile - 1)
+    return list(range(0, length - overlap, tile - overlap))
 
 
 def count_tiles(height: int, width: int, tile_y: int, tile_x: int, overlap: int) -> int:

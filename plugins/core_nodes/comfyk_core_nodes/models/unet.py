@@ -91,7 +91,7 @@ class Upsample(nn.Module):
 class TimestepEmbedSequential(nn.Sequential):
     """Layers one after another, each given what it takes of the timestep, the text and the patches."""
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: Tensor,
         emb: Tensor,
@@ -278,7 +278,9 @@ class UNetModel(nn.Module):
         if self.num_classes is None:
             return emb
         if y is None:
-            raise ValueError("this model takes a vector besides the text (size, pooled text ...): y is missing")
+            raise ValueError(
+                "this model takes a vector besides the text (size, pooled text ...): y is missing"
+            )
         if isinstance(self.label_emb, Embedding):
             return emb + self.label_emb(y.long(), out_dtype=emb.dtype)
         return emb + self.label_emb(y)

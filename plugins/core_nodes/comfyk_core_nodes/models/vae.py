@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfyk
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from comfyk_core_nodes.memory.device import intermediate_device, soft_empty_cache, vae_device, vae_offload_device
+from comfyk_core_nodes import devices
+from comfyk_core_nodes.memory.device import (
+    device_of,
+    intermediate_device,
+    soft_empty_cache,
+    vae_device,
+    vae_offload_device,
+)
 from comfyk_core_nodes.memory.dtypes import intermediate_dtype, vae_dtype
+from comfyk_core_nodes.memory.manager import load_models_gpu
+from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.models.autoencoder import AutoencoderKL, autoencoder_config
 from comfyk_core_nodes.models.layouts import vae_state
 from comfyk_core_nodes.models.state_dict import assign_weights
 from comfyk_core_nodes.models.taesd import TAESD
 from comfyk_core_nodes.models.tiles import count_tiles, tiled_scale
-
-if TYPE_CHECKING:
-    from comfyk_core_nodes.memory.patcher import ModelPatcher
 
 log = logging.getLogger(__name__)
 
@@ -43,24 +49,23 @@ class VAE:
         dtype: torch.dtype | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        from comfyk_core_nodes.memory.patcher import ModelPatcher
-
         state = vae_state(sd)
         self.first_stage_model, self.latent_channels, self.downscale_ratio = _build(state)
         self.upscale_ratio = self.downscale_ratio
         missing, left_over = assign_weights(self.first_stage_model, state)
         if missing:
-            raise ValueError(f"the autoencoder is incomplete: {len(missing)} weights are missing, as {missing[0]}")
+            raise ValueError(
+                f"the autoencoder is incomplete: {len(missing)} weights are missing, as {missing[0]}"
+            )
         if left_over:
             log.debug("keys of no use in an autoencoder: %s", left_over)
         self.first_stage_model.eval()
         self.device = vae_device() if device is None else device
         self.vae_dtype = vae_dtype(self.device, (torch.bfloat16, torch.float32)) if dtype is None else dtype
         self.output_device = intermediate_device()
-        self.patcher: ModelPatcher = ModelPatcher(
-            self.first_stage_model, load_device=self.device, offload_device=vae_offload_device()
+        self.patcher = ModelPatcher(
+            self.first_stage_model, self.device, vae_offload_device(), weight_dtype=self.vae_dtype
         )
-        self.patcher.set_model_compute_dtype(self.vae_dtype)
 
     def get_sd(self) -> dict[str, Tensor]:
         return dict(self.first_stage_model.state_dict())
@@ -128,7 +133,9 @@ class VAE:
         """As `decode`, in tiles of latent pixels: the average of square, tall and wide ones."""
         tiles = ((tile_y * 2, tile_x // 2), (tile_y // 2, tile_x * 2), (tile_y, tile_x))
         self._load(self.memory_used_decode([1, 1, tile_y, tile_x], self.vae_dtype))
-        pixels = self._tiled(samples, self._decode_raw, tiles, overlap, self.upscale_ratio, self.output_channels)
+        pixels = self._tiled(
+            samples, self._decode_raw, tiles, overlap, self.upscale_ratio, self.output_channels
+        )
         return _to_picture(pixels).to(intermediate_dtype()).movedim(1, -1)
 
     def encode_tiled(
@@ -150,10 +157,8 @@ class VAE:
 
     def _load(self, memory: int) -> int:
         """Put the autoencoder on its device. Returns how many pictures fit there at once."""
-        from comfyk_core_nodes.memory.manager import load_models_gpu
-
         load_models_gpu([self.patcher], memory_required=memory)
-        return max(1, int(self.patcher.get_free_memory(self.device) / max(1, memory)))
+        return max(1, device_of(self.device).free() // max(1, memory))
 
     def _decode_raw(self, latent: Tensor) -> Tensor:
         latent = latent.to(device=self.device, dtype=self.vae_dtype)
@@ -203,13 +208,11 @@ def _to_picture(pixels: Tensor) -> Tensor:
 
 
 def _raise_unless_out_of_memory(error: Exception) -> None:
-    from comfyk_core_nodes.devices import is_out_of_memory
-
-    if not is_out_of_memory(error):
+    if devices.out_of_memory(error) is None:
         raise error
 
 
-def _build(state: Mapping[str, Tensor]) -> tuple[nn.Module, int, int]:
+def _build(state: Mapping[str, Tensor]) -> tuple[AutoencoderKL | TAESD, int, int]:
     """The network for these weights (without them), the latent's channels, and pixels to a latent pixel."""
     if "taesd_decoder.1.weight" in state:
         channels = state["taesd_decoder.1.weight"].shape[1]
