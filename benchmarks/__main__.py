@@ -15,7 +15,17 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks import chain, growth, history, object_info, roundtrip, sampler_overhead, start, throughput
+from benchmarks import (
+    chain,
+    growth,
+    history,
+    http,
+    object_info,
+    roundtrip,
+    sampler_overhead,
+    start,
+    throughput,
+)
 from benchmarks.figures import Curve, Figure, Result
 from benchmarks.table import show
 
@@ -26,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[int], Awaitable[Sequence[Result]]]] = {
     "chain": chain.measure,
     "throughput": throughput.measure,
     "history": history.measure,
+    "http": http.measure,
     "growth": growth.measure,
     "sampler_overhead": sampler_overhead.measure,
 }

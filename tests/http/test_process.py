@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import psutil
 
 
 @asynccontextmanager
@@ -67,3 +68,57 @@ async def test_a_port_in_use_is_no_traceback(tmp_path: Path) -> None:
     assert b"in use" in errors
     assert b"--port" in errors
     assert b"Traceback" not in errors
+
+
+MB = 1024 * 1024
+
+
+async def _pieces(size: int) -> AsyncIterator[bytes]:
+    piece = bytes(range(256)) * (MB // 256)
+    for _ in range(size // MB):
+        yield piece
+
+
+async def _upload(client: aiohttp.ClientSession, name: str, size: int) -> None:
+    form = aiohttp.FormData()
+    form.add_field("image", _pieces(size), filename=name, content_type="application/octet-stream")
+    async with client.post("/upload/image", data=form) as response:
+        assert response.status == 200, await response.text()
+
+
+async def _length(client: aiohttp.ClientSession, path: str) -> int:
+    length = 0
+    async with client.get(path) as response:
+        async for data in response.content.iter_chunked(MB):
+            length += len(data)
+    return length
+
+
+async def test_memory_does_not_grow_with_files(tmp_path: Path) -> None:
+    """64 MB up and down, as an upload and as a user's file; the benchmark `http` does it with 1 GB."""
+    size, most = 64 * MB, 0
+    async with (
+        process(
+            tmp_path, "--port", "0", "--max-upload-size", "100", "--set", "plugins.disabled=core_nodes"
+        ) as started,
+        aiohttp.ClientSession(await url_of(started)) as client,
+    ):
+        server = psutil.Process(started.pid)
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, server.memory_info().rss)
+                await asyncio.sleep(0.005)
+
+        await _upload(client, "small.bin", MB)
+        assert await _length(client, "/view?filename=small.bin&type=input") == MB
+        before = server.memory_info().rss
+        watching = asyncio.create_task(watch())
+        await _upload(client, "large.bin", size)
+        assert await _length(client, "/view?filename=large.bin&type=input") == size
+        async with client.post("/userdata/large.bin", data=_pieces(size)) as response:
+            assert response.status == 200
+        assert await _length(client, "/userdata/large.bin") == size
+        watching.cancel()
+    assert most - before < 24 * MB
