@@ -100,7 +100,18 @@ async def test_bodies_of_any_bytes(server: Any, data: bytes, path: str) -> None:
 
 @FUZZ
 @given(
-    path=st.sampled_from(["/queue", "/history", "/interrupt", "/free", "/jobs/cancel", "/api/jobs/x/cancel"]),
+    path=st.sampled_from(
+        [
+            "/queue",
+            "/history",
+            "/interrupt",
+            "/free",
+            "/jobs/cancel",
+            "/api/jobs/x/cancel",
+            "/users",
+            "/settings",
+        ]
+    ),
     body=st.dictionaries(
         st.sampled_from(
             ["clear", "delete", "pause", "resume", "move", "prompt_id", "job_ids", "free_memory"]
@@ -117,7 +128,21 @@ async def test_commands(server: Any, path: str, body: Any) -> None:
 
 @FUZZ
 @given(
-    path=st.sampled_from(["/view", "/jobs", "/history", "/prompt", "/object_info", "/ws", "/extensions"]),
+    path=st.sampled_from(
+        [
+            "/view",
+            "/jobs",
+            "/history",
+            "/prompt",
+            "/object_info",
+            "/ws",
+            "/extensions",
+            "/userdata",
+            "/v2/userdata",
+            "/view_metadata/loras",
+            "/users",
+        ]
+    ),
     query=st.lists(
         st.tuples(
             st.sampled_from(
@@ -134,6 +159,12 @@ async def test_commands(server: Any, path: str, body: Any) -> None:
                     "limit",
                     "offset",
                     "max_items",
+                    "dir",
+                    "recurse",
+                    "full_info",
+                    "split",
+                    "path",
+                    "token",
                 ]
             )
             | texts,
@@ -150,7 +181,23 @@ async def test_queries(server: Any, path: str, query: list[tuple[str, str]]) -> 
 @FUZZ
 @given(
     prefix=st.sampled_from(
-        ["/history/", "/jobs/", "/object_info/", "/models/", "/extensions/", "/extensions/x/", "/"]
+        [
+            "/history/",
+            "/jobs/",
+            "/object_info/",
+            "/models/",
+            "/extensions/",
+            "/extensions/x/",
+            "/userdata/",
+            "/settings/",
+            "/global_subgraphs/",
+            "/experiment/models/",
+            "/experiment/models/preview/loras/0/",
+            "/experiment/models/preview/loras/",
+            "/workflow_templates/x/",
+            "/internal/files/",
+            "/",
+        ]
     ),
     rest=texts,
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gzip
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +311,42 @@ async def test_the_queue_is_shown_and_changed(server: Any) -> None:
     await server.post("/queue", {"resume": True})
     assert (await server.run(server.show()))["status"]["completed"]
     assert number == 1
+
+
+async def test_the_queue_in_another_shape(start: Any) -> None:
+    server = await start(queue_shape="haiven")
+    assert await server.get("/queue") == (200, {"queue_running": None, "queue_pending": []})
+    async with server.socket() as ws:
+        running = await server.submit(server.single("Waits", value=1))
+        await ws.until("progress_state")
+        pending = await server.submit(server.show())
+        _, queue = await server.get("/queue")
+        assert queue["queue_running"] == running
+        assert queue["queue_pending"] == [[pending, {"prompt": server.show(), "outputs": {}}]]
+        await server.post("/interrupt")
+
+
+async def test_what_other_servers_of_this_api_tell_is_told_too(server: Any) -> None:
+    _, stats = await server.get("/system_stats")
+    assert stats["uptime"] > 0
+    assert stats["gpus"] == []
+    assert stats["ram"]["total"] == stats["system"]["ram_total"] // 1024**2
+    assert stats["ram"]["used"] + stats["ram"]["available"] <= stats["ram"]["total"]
+    entry = await server.run(server.show())
+    assert entry["status"]["status_code"] == 100
+    assert abs(entry["timestamp"] - time.time()) < 60
+    assert (await server.run(server.single("Fails", value=1)))["status"]["status_code"] == 0
+    _, wrong = await server.get("/view?filename=none.png")
+    assert (wrong["status_code"], wrong["detail"]) == (404, "File not found")
+
+
+async def test_what_is_no_http_is_no_error(server: Any, caplog: Any) -> None:
+    host, port = server.http.addresses[0]
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: \x00\r\n\r\n")
+    assert b"400" in await reader.readline()
+    writer.close()
+    assert "Traceback" not in caplog.text
 
 
 async def test_the_running_job_is_interrupted(server: Any, new_id: str) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from aiohttp import WSCloseCode, web
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Middleware
 from comfyk.app import App
 
@@ -56,6 +57,7 @@ class HttpServer:
     async def start(self) -> None:
         """Listen on all addresses. Raises OSError that says which address it could not have, and why."""
         remove_leftovers(self._app.folders)
+        logging.getLogger("aiohttp.server").addFilter(_no_broken_requests)
         tls = self._tls()
         self._runner = web.AppRunner(
             build_application(self._app, self._settings, self.hub), access_log=None, shutdown_timeout=2
@@ -126,6 +128,11 @@ class HttpServer:
         except (OSError, ssl.SSLError) as error:
             raise OSError(errno.EINVAL, f"cannot use {certificate} with {key} for TLS: {error}") from error
         return context
+
+
+def _no_broken_requests(record: logging.LogRecord) -> bool:
+    """What is no HTTP is answered with 400; that anybody can send it is no error of the server."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BadHttpMessage))
 
 
 def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Application:
