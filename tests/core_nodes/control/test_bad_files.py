@@ -53,7 +53,7 @@ def test_every_weight_is_missed(layout: str, sd1_control: ControlNetModel, save:
 def test_every_shape_is_looked_at(sd1_control: ControlNetModel, save: Save) -> None:
     state = diffusers_controlnet_to_original(sd1_control.state_dict())
     assert state is not None
-    for key in list(state)[::5]:
+    for key in list(state)[::11]:
         for odd in (torch.zeros(()), torch.zeros(3), torch.zeros(0, 2, 2, 2)):
             with pytest.raises(ModelFileError, match="broken"):
                 load_controlnet(save({**state, key: odd}, "broken.safetensors"))

@@ -11,6 +11,7 @@ from comfyk_core_nodes.control.union import union_state
 from comfyk_core_nodes.models.diffusers_keys import diffusers_unet_to_original
 from comfyk_core_nodes.models.state_dict import StateDict, with_prefix
 
+_UNET_PARTS = ("add_embedding.", "class_embedding.", "conv_in.", "down_blocks.", "mid_block.", "time_embedding.")
 _HINT = re.compile(r"controlnet_cond_embedding\.(conv_in|conv_out|blocks\.(\d+))\.(weight|bias)")
 _ZERO_CONV = re.compile(r"controlnet_down_blocks\.(\d+)\.(weight|bias)")
 _MIDDLE = re.compile(r"controlnet_mid_block\.(weight|bias)")
@@ -19,12 +20,18 @@ _LEVEL = re.compile(r"body\.(\d+)\.(.+)")
 
 
 def diffusers_controlnet_to_original(state: Mapping[str, Tensor]) -> StateDict | None:
-    """A ControlNet of diffusers with the original names, or None where `state` is something else."""
+    """A ControlNet of diffusers with the original names, or None where `state` is something else.
+
+    Raises ValueError where it is incomplete in a way that shows here.
+    """
     if "controlnet_cond_embedding.conv_in.weight" not in state:
         return None
     out = diffusers_unet_to_original(state)
     if out is None:
         return None
+    lost = sum(key.startswith(_UNET_PARTS) for key in state) - len(out)
+    if lost > 0:
+        raise ValueError(f"there is no place for {lost} weights of the UNet's half")
     blocks = sum(
         key.startswith("controlnet_cond_embedding.blocks.") and key.endswith(".weight") for key in state
     )
