@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comfyk_core_nodes.models.mapped import scratch
+from comfyk_core_nodes.models.mapped import scratch, scratch_memory
 
 WeightFunction = Callable[[Tensor], Tensor]
 
@@ -248,7 +248,8 @@ def stored_layers(module: nn.Module) -> Iterator[tuple[str, StoredWeights]]:
 
 def prepare_layers(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> int:
     """Prepare every layer of `module`. Returns the bytes that the compute copies take."""
-    return sum(layer.prepare(device, dtype) for _, layer in stored_layers(module))
+    with scratch_memory():
+        return sum(layer.prepare(device, dtype) for _, layer in stored_layers(module))
 
 
 def release_layers(module: nn.Module) -> int:

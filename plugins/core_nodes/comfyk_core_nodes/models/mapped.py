@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from math import prod
 from typing import Any
@@ -70,17 +72,34 @@ def drop_pages(tensor: Tensor) -> int:
     return pages * size if madvise(first * size, pages * size, mmap.MADV_DONTNEED) == 0 else 0
 
 
-def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor on the CPU for a moment's use, in huge pages where it is large and the system has them.
+class _Scratch(threading.local):
+    open: int = 0
+    memory: Tensor | None = None
 
-    Getting 4 KiB pages one by one takes as long as what is done with them here: casting weights.
+
+_scratch = _Scratch()
+
+
+@contextmanager
+def scratch_memory() -> Iterator[None]:
+    """Within it `scratch` gives this thread the same memory again and again.
+
+    Getting fresh pages from the system takes as long as what is done with them here: casting a weight.
     """
-    nbytes = prod(shape) * dtype.itemsize
-    if nbytes < 4 * SMALLEST or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, nbytes)
+    _scratch.open += 1
     try:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:
-        pass  # the kernel was built without them
-    return torch.frombuffer(memory, dtype=dtype).view(*shape)
+        yield
+    finally:
+        _scratch.open -= 1
+        if _scratch.open == 0:
+            _scratch.memory = None
+
+
+def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor on the CPU for a moment's use: until the next call within the same `scratch_memory`."""
+    if _scratch.open == 0:
+        return torch.empty(shape, dtype=dtype)
+    nbytes = prod(shape) * dtype.itemsize
+    if _scratch.memory is None or _scratch.memory.nbytes < nbytes:
+        _scratch.memory = torch.empty(nbytes, dtype=torch.uint8)
+    return _scratch.memory[:nbytes].view(dtype).view(*shape)
