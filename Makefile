@@ -8,7 +8,7 @@ BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 ROOMS := kernel plugins/core_nodes plugins/http plugins/storage
 EDITABLE := $(foreach room,$(ROOMS) .,-e $(room))
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(ROOMS))
-DEV := pytest pytest-asyncio hypothesis ruff pyright import-linter piexif "psycopg[binary]"
+DEV := pytest pytest-asyncio hypothesis schemathesis transformers diffusers ruff pyright import-linter piexif "psycopg[binary]"
 
 .PHONY: install install-dev start test check format bench clean
 
