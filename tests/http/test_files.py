@@ -417,3 +417,14 @@ def _bomb() -> bytes:
         + chunk(b"IDAT", zlib.compress(b""))
         + chunk(b"IEND", b"")
     )
+
+
+async def test_a_file_is_never_answered_with_its_neighbour(server: Any) -> None:
+    """aiohttp takes `a.txt.gz` for a compressed `a.txt`."""
+    await server.upload(b"one", "a.txt")
+    await server.upload(b"another", "a.txt.gz")
+    async with server.client.get(
+        "/view?filename=a.txt&type=input", headers={"Accept-Encoding": "gzip, br"}
+    ) as response:
+        assert await response.read() == b"one"
+        assert "Content-Encoding" not in response.headers

@@ -11,7 +11,7 @@ from aiohttp import web
 from comfyk.api import ApiError
 from comfyk.folders import PathOutsideError, resolve_inside
 
-from comfyk_http.answers import json_answer
+from comfyk_http.answers import FileAnswer, json_answer
 from comfyk_http.described import gives, operation
 from comfyk_http.files import content_type
 from comfyk_http.keys import APP
@@ -45,6 +45,4 @@ async def get_extension_file(request: web.Request) -> web.StreamResponse:
         file = None
     if file is None or not file.is_file():
         raise ApiError(404, "not_found", f"There is no file {request.path}.")
-    return web.FileResponse(
-        file, headers={"Content-Type": content_type(file.name), "Cache-Control": "no-cache"}
-    )
+    return FileAnswer(file, headers={"Content-Type": content_type(file.name), "Cache-Control": "no-cache"})

@@ -12,7 +12,7 @@ from comfyk.api import ApiError
 from comfyk.app import App
 
 from comfyk_http import pack_files
-from comfyk_http.answers import disposition, json_answer
+from comfyk_http.answers import FileAnswer, disposition, json_answer
 from comfyk_http.described import gives, operation, sends
 from comfyk_http.files import content_type, runs_in_browser
 from comfyk_http.keys import APP
@@ -55,7 +55,7 @@ async def get_template_file(request: web.Request) -> web.StreamResponse:
     if runs_in_browser(type):
         type, kind = "application/octet-stream", "attachment"
     headers = {"Content-Type": type, "Content-Disposition": disposition(kind, path.name)}
-    return web.FileResponse(path, headers={**headers, "Cache-Control": "no-cache"})
+    return FileAnswer(path, headers={**headers, "Cache-Control": "no-cache"})
 
 
 @operation(

@@ -14,7 +14,7 @@ from aiohttp import web
 from comfyk.api import ApiError, BadField
 from comfyk.folders import PathOutsideError
 
-from comfyk_http.answers import disposition, json_answer
+from comfyk_http.answers import FileAnswer, disposition, json_answer
 from comfyk_http.described import done, gives, operation, sends
 from comfyk_http.errors import too_large
 from comfyk_http.files import content_type, runs_in_browser
@@ -110,7 +110,7 @@ async def get_file(request: web.Request) -> web.StreamResponse:
         "Content-Disposition": disposition(kind, path.name),
         "Cache-Control": "no-cache",
     }
-    return web.FileResponse(path, headers=headers)
+    return FileAnswer(path, headers=headers)
 
 
 @operation(

@@ -11,7 +11,7 @@ from comfyk.api import ApiError
 from comfyk.folders import Folders, PathOutsideError, resolve_inside, split_annotation
 
 from comfyk_http import pictures
-from comfyk_http.answers import client_has, disposition
+from comfyk_http.answers import FileAnswer, client_has, disposition
 from comfyk_http.described import gives, operation, sends
 from comfyk_http.files import content_type, runs_in_browser
 from comfyk_http.keys import APP
@@ -90,7 +90,7 @@ def _picture_tag(path: Path, preview: str | None, channel: str) -> str:
     return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{crc32(repr((preview, channel)).encode()):x}"
 
 
-def _file(request: web.Request, path: Path) -> web.FileResponse:
+def _file(request: web.Request, path: Path) -> FileAnswer:
     """The file as it is, with ranges and validators; what a browser would run is only ever saved."""
     type = content_type(path.name)
     headers = {"Content-Disposition": disposition("inline", path.name)}
@@ -103,4 +103,4 @@ def _file(request: web.Request, path: Path) -> web.FileResponse:
             headers["Content-Disposition"] = disposition("attachment", path.name)
     headers["Content-Type"] = type
     headers["X-Content-Type-Options"] = "nosniff"
-    return web.FileResponse(path, headers=headers)
+    return FileAnswer(path, headers=headers)
