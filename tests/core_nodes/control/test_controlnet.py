@@ -15,6 +15,7 @@ from comfyk_core_nodes.control.layouts import diffusers_controlnet_to_original
 from comfyk_core_nodes.control.load import load_controlnet
 from comfyk_core_nodes.control.names import UNION_CONTROLNET_TYPES, union_type_numbers
 from comfyk_core_nodes.memory.manager import load_models_gpu
+from comfyk_core_nodes.models.layers import stored_layers
 from comfyk_core_nodes.sampling import model_sampling as levels
 from comfyk_core_nodes.sampling import prediction
 from diffusers import ControlNetModel
@@ -283,6 +284,7 @@ class TestControlLora:
             ours = get(control, model=model.model)
             for a, b in zip(tensors(ours), tensors(expected), strict=True):
                 assert close(a, b)
+            assert all(layer.prepared for _, layer in stored_layers(control.control_model))
             control.cleanup()
             assert control.control_model is None
 

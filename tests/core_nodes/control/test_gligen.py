@@ -17,9 +17,8 @@ from torch import Tensor
 from .conftest import close, randomise
 
 TEXT = 24
-WIDTHS = (32, 64, 32)
-"""Of the transformers: on the way down, in the middle, and up, as the tiny UNet has them (it has two up)."""
-PLACES = ("input_blocks.1.1", "middle_block.1", "output_blocks.2.1", "output_blocks.3.1")
+PLACES = {"input_blocks.1.1": 32, "middle_block.1": 64, "output_blocks.2.1": 32, "output_blocks.3.1": 32}
+"""The tiny UNet's transformers and their widths."""
 CPU = torch.device("cpu")
 
 
@@ -41,22 +40,27 @@ def fuser(width: int, draw: Callable[..., Tensor], seed: int) -> dict[str, Tenso
     return state
 
 
-@pytest.fixture(scope="module")
-def position_net() -> Any:
+def their_position_net() -> Any:
     return randomise(GLIGENTextBoundingboxProjection(positive_len=TEXT, out_dim=TEXT), 5)
 
 
-@pytest.fixture
-def state(position_net: Any, draw: Callable[..., Tensor]) -> dict[str, Tensor]:
-    names = {
-        "null_positive_feature": "null_positive_feature",
-        "null_position_feature": "null_position_feature",
-    }
-    out = {f"position_net.{names.get(key, key)}": value for key, value in position_net.state_dict().items()}
-    for number, (place, width) in enumerate(zip(PLACES, (32, 64, 32, 32), strict=True)):
+def boxes_state(draw: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """A GLIGEN file for the tiny UNet."""
+    state = {f"position_net.{key}": value for key, value in their_position_net().state_dict().items()}
+    for number, (place, width) in enumerate(PLACES.items()):
         for key, value in fuser(width, draw, 100 * number).items():
-            out[f"{place}.transformer_blocks.0.fuser.{key}"] = value
-    return out
+            state[f"{place}.transformer_blocks.0.fuser.{key}"] = value
+    return state
+
+
+@pytest.fixture(scope="module")
+def position_net() -> Any:
+    return their_position_net()
+
+
+@pytest.fixture
+def state(draw: Callable[..., Tensor]) -> dict[str, Tensor]:
+    return boxes_state(draw)
 
 
 @pytest.fixture
@@ -91,7 +95,7 @@ def test_a_layer_is_gated_attention_among_both(
         boxes[0, 1] = torch.tensor([0.0, 0.0, 1.0, 1.0])
         padded = torch.cat([*texts, torch.zeros(28, TEXT)]).unsqueeze(0)
         objects = position_net(boxes, (torch.arange(30) < 2).float().unsqueeze(0), padded).repeat(2, 1, 1)
-    w = {k.partition(".fuser.")[2]: v for k, v in state.items() if k.startswith(PLACES[0])}
+    w = {k.partition(".fuser.")[2]: v for k, v in state.items() if k.startswith("input_blocks.1.1")}
     joined = torch.cat([x, objects @ w["linear.weight"].T + w["linear.bias"]], dim=1)
     n = F.layer_norm(joined, (32,), w["norm1.weight"], w["norm1.bias"])
     # A head of 64 channels, so one at this width: the text is not as wide as that of SD 1.x.

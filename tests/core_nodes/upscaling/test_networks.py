@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,10 @@ def test_real_esrgan_that_is_given_several_pixels_at_once(
     expected = naive_esrgan(state, mirrored, 2)[..., : 11 * scale, : 13 * scale]
     assert torch.allclose(model(odd), expected, atol=1e-5)
     assert model(picture[..., :1, :1]).shape == (2, 3, scale, scale)
+    narrow = picture[..., :5, :2]
+    mirrored = F.pad(F.pad(narrow, (0, 1, 0, 3), mode="reflect"), (0, 1, 0, 0), mode="replicate")
+    expected = naive_esrgan(state, F.pixel_unshuffle(mirrored, unshuffle), 2)[..., : 5 * scale, : 2 * scale]
+    assert torch.allclose(model(narrow), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
@@ -257,6 +262,11 @@ class TestBadFiles:
             less = {name: value for name, value in state.items() if name != key}
             with pytest.raises(ModelFileError, match=r"less.safetensors: expected an upscale model"):
                 load_upscale_model(save(less, "less.safetensors"))
+
+    @pytest.mark.skipif(find_spec("spandrel") is not None, reason="spandrel is installed")
+    def test_what_would_help_is_named(self, save: Callable[..., Path]) -> None:
+        with pytest.raises(ModelFileError, match="when the package spandrel is installed"):
+            load_upscale_model(save({"layers.0.residual_group.blocks.0.norm1.weight": torch.zeros(2)}))
 
     def test_nothing_is_unpickled(self, tmp_path: Path) -> None:
         class Trap:

@@ -11,6 +11,7 @@ from torch import Tensor
 from comfyk_core_nodes.conditioning.conds import repeat_to_batch
 from comfyk_core_nodes.control.base import ControlBase, fit_picture, spread_hint
 from comfyk_core_nodes.control.network import ControlNetModel
+from comfyk_core_nodes.memory.device import get_torch_device
 from comfyk_core_nodes.models.layers import StoredWeights, prepare_layers, stored_layers
 from comfyk_core_nodes.models.unet import Control
 
@@ -114,6 +115,10 @@ class ControlLora(ControlNet):
     def get_models(self) -> list[Any]:
         return ControlBase.get_models(self)
 
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        own = sum(weight.numel() for weight in self.control_weights.values()) * dtype.itemsize
+        return own + super().inference_memory_requirements(dtype)
+
     def pre_run(self, model: Any, percent_to_timestep_function: Callable[[float], float]) -> None:
         super().pre_run(model, percent_to_timestep_function)
         unet = model.diffusion_model
@@ -124,10 +129,9 @@ class ControlLora(ControlNet):
         self.manual_cast_dtype = model.get_dtype_inference()
         for name, layer in stored_layers(network):
             self._fill(name, layer, unet)
-        device = next(iter(unet.parameters())).device if model.device is None else torch.device(model.device)
         self.control_model = network.eval()
         self.compression_ratio = network.compression_ratio
-        prepare_layers(network, device, self._dtype)
+        prepare_layers(network, get_torch_device(), self._dtype)
 
     def _fill(self, name: str, layer: StoredWeights, unet: torch.nn.Module) -> None:
         """Give a layer its weights: the file's own, or else the UNet's with the file's change."""

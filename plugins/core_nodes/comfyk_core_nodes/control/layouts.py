@@ -11,7 +11,14 @@ from comfyk_core_nodes.control.union import union_state
 from comfyk_core_nodes.models.diffusers_keys import diffusers_unet_to_original
 from comfyk_core_nodes.models.state_dict import StateDict, with_prefix
 
-_UNET_PARTS = ("add_embedding.", "class_embedding.", "conv_in.", "down_blocks.", "mid_block.", "time_embedding.")
+_UNET_PARTS = (
+    "add_embedding.",
+    "class_embedding.",
+    "conv_in.",
+    "down_blocks.",
+    "mid_block.",
+    "time_embedding.",
+)
 _HINT = re.compile(r"controlnet_cond_embedding\.(conv_in|conv_out|blocks\.(\d+))\.(weight|bias)")
 _ZERO_CONV = re.compile(r"controlnet_down_blocks\.(\d+)\.(weight|bias)")
 _MIDDLE = re.compile(r"controlnet_mid_block\.(weight|bias)")

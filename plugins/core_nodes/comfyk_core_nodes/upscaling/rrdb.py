@@ -107,13 +107,16 @@ class RRDBNet(nn.Module):
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """`[B, C, H, W]` with its last rows and columns mirrored, up to a multiple of `multiple` pixels."""
+    """`[B, C, H, W]` with its last rows and columns mirrored, up to a multiple of `multiple` pixels.
+
+    Where there are too few to mirror, the last one is repeated.
+    """
     height, width = x.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     if bottom or right:
-        # A picture of a pixel or two has nothing to mirror.
-        mode = "reflect" if bottom < height and right < width else "replicate"
-        x = F.pad(x, (0, right, 0, bottom), mode=mode)
+        mirrored_bottom, mirrored_right = min(bottom, height - 1), min(right, width - 1)
+        x = F.pad(x, (0, mirrored_right, 0, mirrored_bottom), mode="reflect")
+        x = F.pad(x, (0, right - mirrored_right, 0, bottom - mirrored_bottom), mode="replicate")
     return x
 
 
