@@ -11,6 +11,7 @@ import torch
 from comfyk_core_nodes.memory import device as devices
 from comfyk_core_nodes.memory import manager
 from comfyk_core_nodes.memory.patcher import ModelPatcher
+from comfyk_core_nodes.memory.residency import residency_of
 from comfyk_core_nodes.models import layers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -84,8 +85,9 @@ class BudgetedCpu(devices.Device):
         return self.limit
 
     def free(self) -> int:
-        loaded = [model.loaded_size() for model in manager.loaded_models() if model.load_device == GPU]
-        return self.limit - sum(loaded) - sum(self.taken)
+        states = [residency_of(model) for model in manager.loaded_models()]
+        loaded = sum(state.loaded_bytes for state in states if state.wanted and state.wanted.device is self)
+        return self.limit - loaded - sum(self.taken)
 
     def put(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return tensor.detach().to(dtype=dtype or tensor.dtype, copy=True)

@@ -58,14 +58,15 @@ def test_the_least_recently_used_goes_first(budgeted: Any) -> None:
     a, b, c, d = models(4)
     for each in (a, b, c, a):
         load_models_gpu([each])
-    assert loaded_models() == [a, c, b]
+    assert loaded_models() == [a.model, c.model, b.model]
     load_models_gpu([d])
-    assert loaded_models() == [d, a, c]
+    assert loaded_models() == [d.model, a.model, c.model]
     assert b.loaded_size() == 0
     assert [each.loaded_size() for each in (a, c, d)] == [SIZE] * 3
+    assert residency_of(b.model).wanted is None
+    # A clone that is gone at once leaves its model loaded, and known to be.
     load_models_gpu([c.clone()])
-    assert not residency_of(b.model).wanted
-    assert len(loaded_models()) == 3
+    assert loaded_models() == [c.model, d.model, a.model]
 
 
 def test_only_as_much_is_taken_off_as_is_needed(budgeted: Any) -> None:
@@ -87,8 +88,8 @@ def test_freeing_memory_spares_what_is_to_stay(budgeted: Any) -> None:
     a, b, c = models(3)
     load_models_gpu([a, b, c])
     gone = free_memory(3 * SIZE, GPU, keep_loaded=[a.clone()])
-    assert {id(each) for each in gone} == {id(b), id(c)}
-    assert loaded_models() == [a]
+    assert gone == [c.model, b.model]
+    assert loaded_models() == [a.model]
     assert free_memory(0, GPU) == []
     assert free_memory(10**9, CPU) == []
     unload_model_and_clones(a.clone())
@@ -128,7 +129,9 @@ def test_streaming_changes_no_result(
     size = patcher.loaded_size()
     unload_all_models()
     device: BudgetedCpu = budgeted(int(share * size))
-    assert torch.equal(run(patcher, x), whole)
+    # Without a compute copy the CPU takes another kernel, which adds up in another order.
+    exact = {"rtol": 0, "atol": 0} if kind is TorchLayers else {}
+    torch.testing.assert_close(run(patcher, x), whole, **exact)
     # What cannot be streamed is there whatever the budget says: buffers, and weights that others read.
     least = sum(
         bytes_
@@ -162,7 +165,7 @@ def test_models_together_share_the_room(budgeted: Any) -> None:
     load_models_gpu([unet, control])
     assert control.loaded_size() == SIZE
     assert 0 < unet.loaded_size() <= SIZE // 2
-    assert loaded_models() == [unet, control]
+    assert loaded_models() == [unet.model, control.model]
 
 
 def test_a_model_is_loaded_once_however_often_it_is_named(budgeted: Any) -> None:
@@ -206,7 +209,7 @@ def test_without_smart_memory_others_go_at_once(budgeted: Any, monkeypatch: pyte
     a, b = models(2)
     load_models_gpu([a])
     load_models_gpu([b])
-    assert loaded_models() == [b]
+    assert loaded_models() == [b.model]
 
 
 def test_memory_that_others_take_is_not_there(budgeted: Any) -> None:
@@ -239,7 +242,7 @@ def test_main_memory_is_a_budget_too(budgeted: Any, monkeypatch: pytest.MonkeyPa
     assert a.loaded_size() > 0
     assert free_memory(device_of(CPU).free() + 10**12, CPU) != []
     assert a.loaded_size() == 0
-    assert torch.equal(run(a), build(OwnLayers)(X))
+    torch.testing.assert_close(run(a), build(OwnLayers)(X))
 
 
 def test_layers_without_a_forward_of_their_own_are_not_streamed(budgeted: Any) -> None:

@@ -398,7 +398,7 @@ def test_patches_that_bring_models_and_have_devices() -> None:
     patcher.set_model_attn1_patch(patch)
     load_models_gpu([patcher])
     assert patch.at == CPU
-    assert {id(each.model) for each in loaded_models()} == {id(patcher.model), id(patch.inner.model)}
+    assert set(loaded_models()) == {patcher.model, patch.inner.model}
     patcher.cleanup()
     assert patch.cleaned == 1
 
@@ -436,4 +436,4 @@ def test_other_kinds_of_devices_can_be_registered(budgeted: Any) -> None:
     patcher = patcher_of(build(TorchLayers), GPU)
     run(patcher)
     assert patcher.current_loaded_device() == GPU
-    assert patcher.loaded_size() == patcher.model_size()
+    assert patcher.loaded_size() == patcher.model_size() > 0

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from comfyk_core_nodes.memory.device import (
     CPU,
@@ -18,6 +19,7 @@ from comfyk_core_nodes.memory.device import (
     minimum_inference_memory,
     reserved_memory,
 )
+from comfyk_core_nodes.memory.residency import residency_of
 from comfyk_core_nodes.memory.settings import device_settings
 
 if TYPE_CHECKING:
@@ -25,15 +27,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_loaded: list[weakref.ref[ModelPatcher]] = []
-"""The patchers whose models are loaded, the most recently used first; one for each model."""
+_loaded: list[weakref.ref[nn.Module]] = []
+"""The models that are loaded, the most recently used first."""
 
 
-def loaded_models() -> list[ModelPatcher]:
-    """The patchers whose models are loaded, the most recently used first."""
-    alive = [patcher for ref in _loaded if (patcher := ref()) is not None]
+def loaded_models() -> list[nn.Module]:
+    """The models that are on a device, the most recently used first, whichever patchers they were loaded by."""
+    alive = [
+        model for ref in _loaded if (model := ref()) is not None and residency_of(model).wanted is not None
+    ]
     if len(alive) < len(_loaded):
-        _loaded[:] = [weakref.ref(patcher) for patcher in alive]
+        _loaded[:] = [weakref.ref(model) for model in alive]
     return alive
 
 
@@ -68,11 +72,13 @@ def load_models_gpu(
         if device_settings().smart_memory:
             free_memory(needed + most, device, keep_loaded=together)
         else:
-            _take_off(device, together)
+            for other in _others(device, together):
+                residency_of(other).restore(other)
+            device_of(device).empty_cache()
         # The small models that come with a large one are last, and go first: it is the large one that can stream.
         for model in reversed(together):
             model.load(None if force_full_load else _budget(model, least))
-            _used(model)
+            _used(model.model)
 
 
 def load_model_gpu(model: ModelPatcher) -> None:
@@ -82,75 +88,61 @@ def load_model_gpu(model: ModelPatcher) -> None:
 
 def free_memory(
     memory_required: float, device: torch.device, keep_loaded: Sequence[ModelPatcher] = ()
-) -> list[ModelPatcher]:
+) -> list[nn.Module]:
     """Make `memory_required` bytes free on the device by taking models off, the least recently used first.
 
-    Of the last one only as much is taken off as is needed. Models of `keep_loaded`, or clones of them, stay. Returns
-    the patchers whose models are off altogether. Less may be free afterwards, when there was no more to take off.
+    Of the last one only as much is taken off as is needed. The models of `keep_loaded` stay. Returns the models that
+    are off altogether. Less may be free afterwards, when there was no more to take off.
     """
     where = device_of(device)
-    unloaded: list[ModelPatcher] = []
-    freed = False
-    for patcher in reversed(loaded_models()):
-        if patcher.load_device != device or any(patcher.is_clone(kept) for kept in keep_loaded):
-            continue
+    unloaded: list[nn.Module] = []
+    for model in reversed(_others(device, keep_loaded)):
         missing = int(memory_required - where.free())
         if missing <= 0:
             break
-        freed = True
-        before = patcher.loaded_size()
-        if not patcher.shrink(missing):
-            unloaded.append(patcher)
-            _forget(patcher)
-        log.debug(
-            "%s: %.0f MB taken off %s",
-            type(patcher.model).__name__,
-            (before - patcher.loaded_size()) / 2**20,
-            device,
-        )
+        before = residency_of(model).loaded_bytes
+        if not residency_of(model).shrink(model, missing):
+            unloaded.append(model)
         where.empty_cache()
-    if freed and where.free() < memory_required:
-        log.debug(
-            "%.0f MB were wanted on %s, %.0f are free", memory_required / 2**20, device, where.free() / 2**20
-        )
+        freed = before - residency_of(model).loaded_bytes
+        log.debug("%s: %.0f MB taken off %s", type(model).__name__, freed / 2**20, device)
     return unloaded
 
 
 def unload_all_models() -> tuple[int, int]:
     """Take all models off their devices. Returns how many they were, and how many bytes they took there."""
-    patchers = loaded_models()
-    nbytes = sum(patcher.loaded_size() for patcher in patchers)
-    for patcher in patchers:
-        patcher.unload()
+    models = loaded_models()
+    devices = {state.wanted.device for model in models if (state := residency_of(model)).wanted is not None}
+    nbytes = sum(residency_of(model).loaded_bytes for model in models)
+    for model in models:
+        residency_of(model).restore(model)
     _loaded.clear()
-    for device in {patcher.load_device for patcher in patchers}:
-        device_of(device).empty_cache()
-    return len(patchers), nbytes
+    for device in devices:
+        device.empty_cache()
+    return len(models), nbytes
 
 
 def unload_model_and_clones(model: ModelPatcher) -> None:
     """Take this model off its device, whichever clone of it was loaded."""
-    for patcher in loaded_models():
-        if patcher.is_clone(model):
-            patcher.unload()
-            _forget(patcher)
+    residency_of(model.model).restore(model.model)
 
 
-def _used(patcher: ModelPatcher) -> None:
-    _forget(patcher)
-    _loaded.insert(0, weakref.ref(patcher))
+def _used(model: nn.Module) -> None:
+    _loaded[:] = [
+        weakref.ref(model),
+        *(weakref.ref(other) for other in loaded_models() if other is not model),
+    ]
 
 
-def _forget(patcher: ModelPatcher) -> None:
-    _loaded[:] = [weakref.ref(other) for other in loaded_models() if not other.is_clone(patcher)]
-
-
-def _take_off(device: torch.device, keep: Sequence[ModelPatcher]) -> None:
-    for patcher in loaded_models():
-        if patcher.load_device == device and not any(patcher.is_clone(kept) for kept in keep):
-            patcher.unload()
-            _forget(patcher)
-    device_of(device).empty_cache()
+def _others(device: torch.device, keep: Sequence[ModelPatcher]) -> list[nn.Module]:
+    """The models on the device but those to keep, the most recently used first."""
+    return [
+        model
+        for model in loaded_models()
+        if (wanted := residency_of(model).wanted) is not None
+        and wanted.device.torch_device == device
+        and not any(model is kept.model for kept in keep)
+    ]
 
 
 def _inference_memory(device: torch.device, required: int) -> int:

@@ -137,18 +137,8 @@ class ModelPatcher:
 
     def unload(self) -> nn.Module:
         """Bring the model home and take every patch off, whichever clone it was that put it on."""
-        residency = self._residency
-        residency.eject()
-        residency.unload(self.model)
-        residency.replace_objects(self.model, {})
+        self._residency.restore(self.model)
         return self.model
-
-    def shrink(self, nbytes: int) -> bool:
-        """Take at least `nbytes` of weights off the device. Returns whether some are still there."""
-        self._residency.shrink(self.model, nbytes)
-        if self._residency.wanted is None:
-            self.unload()
-        return self._residency.wanted is not None
 
     def patch_model(self, device_to: torch.device | None = None, **_: Any) -> nn.Module:
         """Load the whole model; to another device if one is given."""

@@ -173,12 +173,22 @@ class Residency:
                 wanted.device.torch_device,
             )
 
-    def shrink(self, model: nn.Module, nbytes: int) -> None:
-        """Take at least `nbytes` off the device, as far as there are so many: those modules are streamed then."""
+    def shrink(self, model: nn.Module, nbytes: int) -> bool:
+        """Take at least `nbytes` off the device, as far as there are so many: those modules are streamed then.
+
+        Returns whether some are left there.
+        """
         if self.wanted is None or nbytes >= self.loaded_bytes:
-            self.unload(model)
+            self.restore(model)
         else:
             self.load(model, self.wanted, self.loaded_bytes - nbytes)
+        return self.wanted is not None
+
+    def restore(self, model: nn.Module) -> None:
+        """Bring the whole model back to how it was built: weights, objects, and what node packs injected."""
+        self.eject()
+        self.unload(model)
+        self.replace_objects(model, {})
 
     def unload(self, model: nn.Module) -> None:
         """Bring every weight home. Takes no memory and cannot fail half way."""
