@@ -161,7 +161,7 @@ def test_free_memory_collects_cycles() -> None:
     gc.disable()
     try:
         del loop
-        freed = comfyk_core_nodes.plugin.comfyk_free_memory()
+        freed = comfyk_core_nodes.plugin.comfyk_free_memory(unload_models=False)
     finally:
         gc.enable()
     assert dead() is None
