@@ -14,7 +14,10 @@ patcher share one `Residency`, which is kept in the model, so that it knows what
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +36,10 @@ from comfyk_core_nodes.models.mapped import drop_pages
 log = logging.getLogger(__name__)
 
 Wrapper = Callable[[Tensor], Tensor]
+
+_THREADS = min(4, os.cpu_count() or 1)
+"""How many modules are cast at a time on the CPU: while one waits for the kernel to give it pages, another computes.
+Of SD 1.5 on two cores this takes a third off the time."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +159,9 @@ class Residency:
             if path not in self._states or not self._states[path].same(goals[path])
         ]
         try:
-            # Normal tensors, whatever mode this is called in: training nodes may want gradients of them.
-            with torch.inference_mode(False), torch.no_grad():
-                for path, module in stale:
-                    self._reset(path, module)
-                for path, module in stale:
-                    check_interrupted()
-                    self._enter(path, module, goals[path])
+            for path, module in stale:
+                self._reset(path, module)
+            self._enter_all(stale, goals, threads=_THREADS if wanted.device.torch_device == CPU else 1)
         except BaseException:
             self.unload(model)
             raise
@@ -222,17 +225,37 @@ class Residency:
                     key = f"{path}.{name}" if path else name
                     yield key, name, self.homes.get(key, tensor)
 
-    def _enter(self, path: str, module: nn.Module, goal: _State) -> None:
+    def _enter_all(
+        self, units: Sequence[tuple[str, nn.Module]], goals: Mapping[str, _State], threads: int
+    ) -> None:
+        def enter(path: str, module: nn.Module) -> int:
+            # Normal tensors, whatever mode this is called in: training nodes may want gradients of them.
+            with torch.inference_mode(False), torch.no_grad():
+                return self._enter(path, module, goals[path])
+
+        with ThreadPoolExecutor(threads, "weights") as pool:
+            running = [pool.submit(copy_context().run, enter, path, module) for path, module in units]
+            try:
+                for entered in running:
+                    check_interrupted()
+                    self.moved_bytes += entered.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _enter(self, path: str, module: nn.Module, goal: _State) -> int:
+        """Bring a module into its state. Returns the bytes that were put on the device."""
         self._states[path] = goal
+        moved = 0
         dtype = goal.wanted.copy_dtype(module)
         if isinstance(module, StoredWeights) and (dtype is not None or not goal.resident):
             module.weight_function = _functions(path, "weight", goal)
             module.bias_function = _functions(path, "bias", goal)
             if goal.resident and dtype is not None:
-                self.moved_bytes += module.prepare(goal.wanted.device.tensor_device, dtype)
+                moved = module.prepare(goal.wanted.device.tensor_device, dtype)
             copied = module.prepared
         elif goal.resident:
-            self._replace(path, module, goal)
+            moved = self._replace(path, module, goal)
             copied = any(key in self.homes for key, _, _ in self._weights(path, module))
         else:
             self._stream(path, module, goal)
@@ -240,10 +263,12 @@ class Residency:
         if copied:
             for _, _, home in self._weights(path, module):
                 drop_pages(home)
+        return moved
 
-    def _replace(self, path: str, module: nn.Module, goal: _State) -> None:
-        """Put the module's weights on the device, cast and changed, in place of those at home."""
+    def _replace(self, path: str, module: nn.Module, goal: _State) -> int:
+        """Put the module's weights on the device, cast and changed, in place of those at home. Returns their bytes."""
         wanted = goal.wanted
+        moved = 0
         for key, name, home in list(self._weights(path, module)):
             dtype = wanted.kept_dtype(home)
             patches, wrappers = _split(goal.changes.get(name, []))
@@ -255,9 +280,10 @@ class Residency:
                 tensor = wrapper(tensor)
             if tensor is home:
                 continue
-            self.moved_bytes += tensor.nbytes
+            moved += tensor.nbytes
             self.homes[key] = home
             _put(module, name, tensor)
+        return moved
 
     def _stream(self, path: str, module: nn.Module, goal: _State) -> None:
         """Fetch the module's weights before its forward and drop them after it, also after an exception."""
@@ -268,7 +294,7 @@ class Residency:
             depth += 1
             if depth > 1:
                 return
-            self._replace(path, module, goal)
+            self.moved_bytes += self._replace(path, module, goal)
 
         def after(module: nn.Module, _args: Any, _output: Any) -> None:
             nonlocal depth
