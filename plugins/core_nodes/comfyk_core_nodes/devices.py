@@ -140,15 +140,15 @@ def _xpu_stats(torch: Any, index: int) -> dict[str, Any]:
     }
 
 
-def unload_models() -> int:
-    """Take all models off the devices. Returns how many they were. The workflow's results keep them in reach."""
-    manager = sys.modules.get("comfyk_core_nodes.memory.manager")
-    return 0 if manager is None else manager.unload_all_models()[0]
+def free_memory(unload_models: bool = False) -> tuple[int, int]:
+    """Collect garbage and hand unused memory back; with `unload_models` take all models off the devices before.
 
-
-def free_memory() -> int:
-    """Collect garbage and hand unused memory back. Returns the bytes that this process gave up."""
+    Returns how many models that were, and the bytes that this process gave up. Models stay within reach of the
+    workflow's results, and are loaded again when they are used.
+    """
     before = _taken()
+    manager = sys.modules.get("comfyk_core_nodes.memory.manager")
+    models = manager.unload_all_models()[0] if unload_models and manager is not None else 0
     gc.collect()
     torch = loaded_torch()
     if torch is not None:
@@ -158,7 +158,7 @@ def free_memory() -> int:
             torch.xpu.empty_cache()
         elif torch.backends.mps.is_available():
             torch.mps.empty_cache()
-    return max(0, before - _taken())
+    return models, max(0, before - _taken())
 
 
 def _taken() -> int:
@@ -179,8 +179,7 @@ def out_of_memory(error: BaseException) -> str | None:
         return None
     # The traceback keeps the tensors of each function in it alive.
     traceback.clear_frames(error.__traceback__)
-    unload_models()
-    free_memory()
+    free_memory(unload_models=True)
     return (
         f"{where} ran out of memory; what could be freed was freed. Try a smaller picture or batch, "
         "a model with smaller weights (fp8), tiled VAE decoding, or close other programs that use the memory."

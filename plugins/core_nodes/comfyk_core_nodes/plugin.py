@@ -52,8 +52,8 @@ def comfyk_node_failed(error: BaseException) -> str | None:
 
 @hookimpl
 def comfyk_free_memory(unload_models: bool) -> Mapping[str, Any]:
-    models = devices.unload_models() if unload_models else 0
-    return {"models": models, "bytes": devices.free_memory()}
+    models, freed = devices.free_memory(unload_models)
+    return {"models": models, "bytes": freed}
 
 
 @hookimpl

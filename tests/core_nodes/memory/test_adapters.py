@@ -97,6 +97,20 @@ def lokr_whole_conv(w: Tensor) -> tuple[tuple[Any, ...], Tensor]:
     return (w1, w2, 5.0, None, None, None, None, None, None), dense
 
 
+def lokr_tucker(w: Tensor) -> tuple[tuple[Any, ...], Tensor]:
+    w1_a, w1_b = rand(3, 1, seed=1), rand(1, 2, seed=2)
+    core, w2_a, w2_b = rand(RANK, RANK, 3, 3, seed=3), rand(RANK, 2, seed=4), rand(RANK, 2, seed=5)
+    w2 = sum(
+        torch.outer(w2_a[p], w2_b[q])[:, :, None, None] * core[p, q] for p in range(RANK) for q in range(RANK)
+    )
+    assert isinstance(w2, Tensor)
+    dense = torch.empty(OUT, IN, 3, 3, dtype=torch.float64)
+    for o in range(OUT):
+        for i in range(IN):
+            dense[o, i] = w1_a[o // 2, 0] * w1_b[0, i // 2] * w2[o % 2, i % 2]
+    return (None, None, 3.0, w1_a, w1_b, w2_a, w2_b, core, None), 3.0 / RANK * dense
+
+
 def glora(w: Tensor) -> tuple[tuple[Any, ...], Tensor]:
     a1, a2, b1, b2 = (
         rand(*shape, seed=n) for n, shape in enumerate([(IN, RANK), (RANK, IN), (OUT, RANK), (RANK, IN)])
@@ -129,6 +143,7 @@ CASES: list[tuple[str, Callable[[Tensor], tuple[tuple[Any, ...], Tensor]], tuple
     ("loha", loha_tucker, (OUT, IN, 3, 3)),
     ("lokr", lokr, (OUT, IN)),
     ("lokr", lokr_whole_conv, (OUT, IN, 3, 3)),
+    ("lokr", lokr_tucker, (OUT, IN, 3, 3)),
     ("glora", glora, (OUT, IN)),
     ("glora", glora_old, (OUT, IN)),
     ("oft", oft, (OUT, IN)),

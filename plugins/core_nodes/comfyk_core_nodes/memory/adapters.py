@@ -147,7 +147,8 @@ def _lokr(weights: Sequence[Any], weight: Tensor, strength: float, here: Cast) -
         w2 = here(w2_a) @ here(w2_b) if t2 is None else _tucker(here(t2), here(w2_a), here(w2_b))
     if w2.dim() == 4:
         w1 = w1[:, :, None, None]
-    return torch.kron(w1, w2), 1.0 if rank is None else _scale(alpha, rank), dora_scale
+    # kron takes a view of its second argument, which a Tucker core is not laid out for.
+    return torch.kron(w1, w2.contiguous()), 1.0 if rank is None else _scale(alpha, rank), dora_scale
 
 
 def _glora(weights: Sequence[Any], weight: Tensor, strength: float, here: Cast) -> Change:

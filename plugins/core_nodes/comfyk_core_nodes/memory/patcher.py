@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from comfyk_core_nodes.memory import model_options as options
-from comfyk_core_nodes.memory.attributes import get_attribute, is_absent
 from comfyk_core_nodes.memory.device import device_of
 from comfyk_core_nodes.memory.extensions import Registry, all_of, register
+from comfyk_core_nodes.memory.objects import get_attribute
 from comfyk_core_nodes.memory.residency import Residency, Wanted, Wrapper, residency_of
 from comfyk_core_nodes.memory.weights import Patch, patched_weight
 
@@ -290,10 +290,8 @@ class ModelPatcher:
         """What stands at the dotted `name` for this patcher, loaded or not. Raises AttributeError."""
         if name in self.object_patches:
             return self.object_patches[name]
-        before = self._residency.objects.get(name)
-        if before is not None and not is_absent(before):
-            return before
-        return get_attribute(self.model, name)
+        before = self._residency.objects.before(name)
+        return get_attribute(self.model, name) if before is None else before
 
     # --- what node packs add -------------------------------------------------------------------------------
 

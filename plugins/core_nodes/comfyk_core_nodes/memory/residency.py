@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ from comfyk import check_interrupted
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from comfyk_core_nodes.memory.attributes import own_attribute, put_attribute
 from comfyk_core_nodes.memory.device import CPU, Device
+from comfyk_core_nodes.memory.objects import ObjectPatches
 from comfyk_core_nodes.memory.rounding import stochastic_rounding
 from comfyk_core_nodes.memory.weights import Patch, patched_weight, string_to_seed
 from comfyk_core_nodes.models.layers import Embedding, StoredWeights
@@ -110,18 +111,16 @@ class Residency:
         """Bytes that the weights take on the device, those that are home there and used as they are left out."""
         self.moved_bytes = 0
         """Bytes of weights that were put onto devices since the model was built."""
-        self.objects: dict[str, Any] = {}
-        """What stood where object patches are now."""
+        self.objects = ObjectPatches()
         self.ejectors: list[Callable[[], Any]] = []
         """What takes out again what node packs injected into the model."""
-        self._patched_objects: dict[str, Any] = {}
         self._states: dict[str, _State] = {}
         self._hooks: dict[str, list[Any]] = {}
         self._keys: frozenset[str] | None = None
 
     def keys(self, model: nn.Module) -> frozenset[str]:
         """The keys of the model's state dict as it was built."""
-        if self._keys is None or not self._patched_objects:
+        if self._keys is None or not self.objects.patches:
             self._keys = frozenset(model.state_dict())
         return self._keys
 
@@ -328,25 +327,7 @@ class Residency:
 
     def replace_objects(self, model: nn.Module, patches: Mapping[str, Any]) -> None:
         """Put these objects at these dotted names, and back what was at others. Raises AttributeError."""
-        current = self._patched_objects
-        if current.keys() == patches.keys() and all(current[name] is patches[name] for name in patches):
-            return
-        for name in reversed(list(current)):
-            self._forget_below(model, name)
-            put_attribute(model, name, self.objects.pop(name))
-            del current[name]
-        try:
-            for name, value in patches.items():
-                before = own_attribute(model, name)
-                self._forget_below(model, name)
-                put_attribute(model, name, value)
-                self.objects[name] = before
-                current[name] = value
-        except BaseException:
-            for name in reversed(list(current)):
-                put_attribute(model, name, self.objects.pop(name))
-                del current[name]
-            raise
+        self.objects.replace(model, patches, partial(self._forget_below, model))
 
     def _forget_below(self, model: nn.Module, name: str) -> None:
         """Bring home what is about to be replaced."""
