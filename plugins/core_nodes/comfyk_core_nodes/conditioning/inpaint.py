@@ -15,14 +15,14 @@ _MULTIPLE = 8
 class Encoder(Protocol):
     """A VAE: pictures `[B, H, W, 3]` to latents `[B, C, H/8, W/8]`."""
 
-    def encode(self, pixels: Tensor) -> Tensor: ...
+    def encode(self, pixels: Tensor, /) -> Tensor: ...
 
 
-def crop_to_multiple(image: Tensor) -> Tensor:
-    """The middle of `[B, H, W, ...]` whose height and width are multiples of 8."""
+def crop_to_multiple(image: Tensor, multiple: int = _MULTIPLE) -> Tensor:
+    """The middle of `[B, H, W, ...]` whose height and width are multiples of 8, or of another number."""
     height, width = image.shape[1:3]
-    top, left = height % _MULTIPLE // 2, width % _MULTIPLE // 2
-    return image[:, top : top + height // _MULTIPLE * _MULTIPLE, left : left + width // _MULTIPLE * _MULTIPLE]
+    top, left = height % multiple // 2, width % multiple // 2
+    return image[:, top : top + height // multiple * multiple, left : left + width // multiple * multiple]
 
 
 def inpaint_conditioning(
@@ -38,14 +38,7 @@ def inpaint_conditioning(
     `pixels` is `[B, H, W, 3]`, `mask` `[B, h, w]`, 1 where the picture is to change. With `noise_mask` sampling leaves
     the rest alone.
     """
-    import torch
-
-    size = (pixels.shape[1], pixels.shape[2])
-    mask = torch.nn.functional.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]), size=size, mode="bilinear")
-    mask = crop_to_multiple(mask.movedim(1, -1)).movedim(-1, 1)
-    kept = (1.0 - mask.round()).movedim(1, -1)
-    hidden = crop_to_multiple(pixels).clone()
-    hidden[..., :3] = (hidden[..., :3] - 0.5) * kept + 0.5
+    hidden, mask = _hide(pixels, mask, _MULTIPLE)
     values = {"concat_latent_image": vae.encode(hidden), "concat_mask": mask}
     latent: dict[str, Any] = {"samples": vae.encode(pixels)}
     if noise_mask:
@@ -63,3 +56,59 @@ def edit_conditioning(
     values = {"concat_latent_image": encoded}
     latent = {"samples": torch.zeros_like(encoded)}
     return conditioning_set_values(positive, values), conditioning_set_values(negative, values), latent
+
+
+def upscale_conditioning(
+    positive: Conditioning,
+    negative: Conditioning,
+    pictures: Tensor,
+    scale: float,
+    noise_augmentation: float,
+) -> tuple[NewConditioning, NewConditioning, dict[str, Any]]:
+    """Both conditionings with `[B, H, W, C]`, for the x4 upscaler, and an empty latent dict for `scale` times the size.
+
+    The upscaler's latents have a fourth of the result's width and height.
+    """
+    import torch
+
+    from comfyk_core_nodes.images.resize import resize_images
+
+    width, height = (max(1, round(pictures.shape[dim] * scale)) // 4 for dim in (2, 1))
+    small = resize_images(pictures * 2.0 - 1.0, width, height, "bilinear", "center").movedim(-1, 1)
+    values = {"concat_image": small, "noise_augmentation": noise_augmentation}
+    latent = {"samples": torch.zeros(pictures.shape[0], 4, height, width)}
+    return conditioning_set_values(positive, values), conditioning_set_values(negative, values), latent
+
+
+def inpaint_latent(vae: Any, pixels: Tensor, mask: Tensor, grow: int) -> dict[str, Any]:
+    """A latent dict of `[B, H, W, 3]` with grey where `mask` is, and the mask, `grow` pixels wider, as `noise_mask`."""
+    import torch
+
+    hidden, mask = _hide(pixels, mask, vae.spacial_compression_encode())
+    wider = mask
+    if grow > 0:
+        kernel = torch.ones(1, 1, grow, grow)
+        wider = torch.nn.functional.conv2d(mask.round(), kernel, padding=grow // 2).clamp(0, 1)
+    height, width = mask.shape[2:]
+    return {"samples": vae.encode(hidden), "noise_mask": wider[:, :, :height, :width].round()}
+
+
+def masked_hint(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A hint `[B, H, W, C]` that is black where `mask` is, and what is kept of it as `[B, 1, h, w]`."""
+    from comfyk_core_nodes.images.resize import resize_images
+
+    kept = (1.0 - mask).reshape(-1, 1, *mask.shape[-2:])
+    fitted = resize_images(kept.movedim(1, -1), image.shape[2], image.shape[1], "bilinear", "center")
+    return image * fitted.round(), kept
+
+
+def _hide(pixels: Tensor, mask: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """The picture with grey where the mask is, and the mask `[B, 1, H, W]`, both cut to multiples of a size."""
+    import torch
+
+    size = (pixels.shape[1], pixels.shape[2])
+    mask = torch.nn.functional.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]), size=size, mode="bilinear")
+    mask = crop_to_multiple(mask.movedim(1, -1), multiple).movedim(-1, 1)
+    hidden = crop_to_multiple(pixels, multiple).clone()
+    hidden[..., :3] = (hidden[..., :3] - 0.5) * (1.0 - mask.round()).movedim(1, -1) + 0.5
+    return hidden, mask

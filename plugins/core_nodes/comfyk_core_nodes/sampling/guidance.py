@@ -18,6 +18,7 @@ from torch import Tensor
 from comfyk_core_nodes.conditioning.edit import Conditioning, conditioning_set_values
 from comfyk_core_nodes.memory.manager import load_models_gpu
 from comfyk_core_nodes.sampling.cond_batch import calc_cond_batch, copy_options
+from comfyk_core_nodes.sampling.override import Wrapped
 from comfyk_core_nodes.sampling.prepare import (
     additional_models,
     clean_up,
@@ -138,7 +139,8 @@ class CFGGuider:
         model_options: dict[str, Any] | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        return self.predict_noise(x, timestep, model_options or {}, seed)
+        wrappers = self.model_patcher.get_all_wrappers("predict_noise")
+        return Wrapped(self.predict_noise, self, wrappers)(x, timestep, model_options or {}, seed)
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None

@@ -162,6 +162,21 @@ def for_denoise(steps: int, denoise: float | None, schedule: Callable[[int], Ten
     return schedule(int(steps / denoise))[-(steps + 1) :]
 
 
+def extend(sigmas: Tensor, steps: int, lowest: float, highest: float, spacing: str) -> Tensor:
+    """Each step that starts between two levels becomes `steps`, spaced `linear`, `cosine` or `sine`."""
+    along = torch.linspace(0, 1, steps + 1)[1:-1]
+    if spacing == "cosine":
+        along = (along * math.pi / 2).sin()
+    elif spacing == "sine":
+        along = 1 - (along * math.pi / 2).cos()
+    levels: list[float] = []
+    for start, end in zip(sigmas.tolist(), sigmas[1:].tolist(), strict=False):
+        levels.append(start)
+        if lowest <= start <= highest:
+            levels += (along * (end - start) + start).tolist()
+    return torch.tensor([*levels, *sigmas[-1:].tolist()], dtype=torch.float32)
+
+
 def sigmas_for(
     model_patcher: Any, sampler_name: str, scheduler: str, steps: int, denoise: float | None = None
 ) -> Tensor:

@@ -1,0 +1,416 @@
+"""Nodes that change what a model is taken to predict, at which levels of noise, and how it computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from comfyk import io
+
+from comfyk_core_nodes.nodes.limits import MAX_RESOLUTION
+
+if TYPE_CHECKING:
+    from comfyk_core_nodes.memory.patcher import ModelPatcher
+
+
+def _with_sampling(model: ModelPatcher, sampling: Any) -> ModelPatcher:
+    model = model.clone()
+    model.add_object_patch("model_sampling", sampling)
+    return model
+
+
+def _flow(model: ModelPatcher, shift: float, multiplier: float) -> ModelPatcher:
+    """Rectified flow with shifted times; a scale of the noise that the model has stays."""
+    from comfyk_core_nodes.sampling import model_sampling, prediction
+
+    before = model.get_model_object("model_sampling")
+    sampling = model_sampling.model_sampling(
+        model_sampling.ModelSamplingDiscreteFlow, prediction.CONST, model.model.model_config
+    )
+    sampling.set_parameters(shift=shift, multiplier=multiplier)
+    if hasattr(before, "noise_scale"):
+        sampling.set_noise_scale(before.noise_scale)
+    return _with_sampling(model, sampling)
+
+
+class ModelSamplingDiscrete(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelSamplingDiscrete",
+            display_name="ModelSamplingDiscrete",
+            category="model/patch",
+            description="Has a model taken to predict something else, as its training says.",
+            list_combos=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input(
+                    "sampling", options=("eps", "v_prediction", "lcm", "x0", "img_to_img", "img_to_img_flow")
+                ),
+                io.Boolean.Input(
+                    "zsnr",
+                    default=False,
+                    advanced=True,
+                    tooltip="Noise without a trace of the picture at the first step.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, sampling: str, zsnr: bool) -> io.NodeOutput:
+        from comfyk_core_nodes.sampling import model_sampling, prediction
+
+        levels = model_sampling.ModelSamplingDiscrete
+        if sampling == "lcm":
+            levels = model_sampling.ModelSamplingDiscreteDistilled
+        kinds = {
+            "eps": prediction.EPS,
+            "v_prediction": prediction.V_PREDICTION,
+            "lcm": prediction.LCM,
+            "x0": prediction.X0,
+            "img_to_img": prediction.IMG_TO_IMG,
+            "img_to_img_flow": prediction.IMG_TO_IMG_FLOW,
+        }
+        config = model.model.model_config
+        made = model_sampling.model_sampling(levels, kinds[sampling], config, zsnr=zsnr)
+        return io.NodeOutput(_with_sampling(model, made))
+
+
+class ModelSamplingContinuousEDM(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelSamplingContinuousEDM",
+            display_name="ModelSamplingContinuousEDM",
+            category="model/patch",
+            description="Levels of noise between two bounds, for models that were trained so.",
+            list_combos=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input(
+                    "sampling", options=("v_prediction", "edm", "edm_playground_v2.5", "eps", "cosmos_rflow")
+                ),
+                io.Float.Input(
+                    "sigma_max", default=120.0, min=0.0, max=1000.0, step=0.001, round=False, advanced=True
+                ),
+                io.Float.Input(
+                    "sigma_min", default=0.002, min=0.0, max=1000.0, step=0.001, round=False, advanced=True
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, sampling: str, sigma_max: float, sigma_min: float) -> io.NodeOutput:
+        from comfyk_core_nodes.models.latent_formats import SDXL_Playground_2_5
+        from comfyk_core_nodes.sampling import model_sampling, prediction
+
+        levels = model_sampling.ModelSamplingContinuousEDM
+        if sampling == "cosmos_rflow":
+            levels = model_sampling.ModelSamplingCosmosRFlow
+        kinds = {
+            "v_prediction": prediction.V_PREDICTION,
+            "edm": prediction.EDM,
+            "edm_playground_v2.5": prediction.EDM,
+            "eps": prediction.EPS,
+            "cosmos_rflow": prediction.COSMOS_RFLOW,
+        }
+        made = model_sampling.model_sampling(levels, kinds[sampling], model.model.model_config)
+        made.set_parameters(sigma_min, sigma_max, 0.5 if sampling.startswith("edm") else 1.0)
+        model = _with_sampling(model, made)
+        if sampling == "edm_playground_v2.5":
+            model.add_object_patch("latent_format", SDXL_Playground_2_5())
+        return io.NodeOutput(model)
+
+
+class ModelSamplingContinuousV(io.ComfyNode):
+    """`sampling` has one choice."""
+
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelSamplingContinuousV",
+            display_name="ModelSamplingContinuousV",
+            category="model/patch",
+            description=("Levels of noise between two bounds, for v-prediction models that were trained so."),
+            list_combos=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input("sampling", options=("v_prediction",)),
+                io.Float.Input(
+                    "sigma_max", default=500.0, min=0.0, max=1000.0, step=0.001, round=False, advanced=True
+                ),
+                io.Float.Input(
+                    "sigma_min", default=0.03, min=0.0, max=1000.0, step=0.001, round=False, advanced=True
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, sampling: str, sigma_max: float, sigma_min: float) -> io.NodeOutput:
+        from comfyk_core_nodes.sampling import model_sampling, prediction
+
+        made = model_sampling.model_sampling(
+            model_sampling.ModelSamplingContinuousV, prediction.V_PREDICTION, model.model.model_config
+        )
+        made.set_parameters(sigma_min, sigma_max, 1.0)
+        return io.NodeOutput(_with_sampling(model, made))
+
+
+class ModelSamplingStableCascade(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelSamplingStableCascade",
+            display_name="ModelSamplingStableCascade",
+            category="model/patch/stable cascade",
+            description="Levels of noise of Stable Cascade.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input(
+                    "shift",
+                    default=2.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Higher ones spend more of the steps where there is much noise.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, shift: float) -> io.NodeOutput:
+        from comfyk_core_nodes.sampling import model_sampling, prediction
+
+        made = model_sampling.model_sampling(
+            model_sampling.StableCascadeSampling, prediction.EPS, model.model.model_config
+        )
+        made.set_parameters(shift)
+        return io.NodeOutput(_with_sampling(model, made))
+
+
+class ModelSamplingSD3(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelSamplingSD3",
+            display_name="ModelSamplingSD3",
+            category="model/patch/stable diffusion",
+            description="The shift of the levels of noise of flow models, such as Stable Diffusion 3.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input(
+                    "shift",
+                    default=3.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Higher ones spend more of the steps where there is much noise.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, shift: float) -> io.NodeOutput:
+        return io.NodeOutput(_flow(model, shift, multiplier=1000))
+
+
+class ModelSamplingAuraFlow(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelSamplingAuraFlow",
+            display_name="ModelSamplingAuraFlow",
+            category="model/patch",
+            description="The shift of the levels of noise of AuraFlow and its kin.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input(
+                    "shift",
+                    default=1.73,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Higher ones spend more of the steps where there is much noise.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, shift: float) -> io.NodeOutput:
+        return io.NodeOutput(_flow(model, shift, multiplier=1.0))
+
+
+class ModelSamplingFlux(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelSamplingFlux",
+            display_name="ModelSamplingFlux",
+            category="model/patch/flux",
+            description="The shift of the levels of noise of Flux, by the size of the picture.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input(
+                    "max_shift",
+                    default=1.15,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="The shift of a picture of 1024 by 1024 pixels.",
+                ),
+                io.Float.Input(
+                    "base_shift",
+                    default=0.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="The shift of one of 256 by 256 pixels.",
+                ),
+                io.Int.Input("width", default=1024, min=16, max=MAX_RESOLUTION, step=8),
+                io.Int.Input("height", default=1024, min=16, max=MAX_RESOLUTION, step=8),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, max_shift: float, base_shift: float, width: int, height: int
+    ) -> io.NodeOutput:
+        from comfyk_core_nodes.sampling import model_sampling, prediction
+
+        made = model_sampling.model_sampling(
+            model_sampling.ModelSamplingFlux, prediction.CONST, model.model.model_config
+        )
+        made.set_parameters(model_sampling.flux_shift_for(width, height, max_shift, base_shift))
+        return io.NodeOutput(_with_sampling(model, made))
+
+
+class ModelNoiseScale(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelNoiseScale",
+            display_name="ModelNoiseScale",
+            category="model/patch",
+            description="The scale of the noise that a flow model was trained with.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input(
+                    "noise_scale",
+                    default=1.0,
+                    min=0.0,
+                    max=64.0,
+                    step=0.01,
+                    tooltip="The standard deviation of the noise.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, noise_scale: float) -> io.NodeOutput:
+        before = model.get_model_object("model_sampling")
+        if not hasattr(before, "set_noise_scale"):
+            raise ValueError("only flow models have a scale of their noise, and this is none")
+        made = type(before)(model.model.model_config)
+        made.set_parameters(shift=before.shift, multiplier=before.multiplier)
+        made.set_noise_scale(noise_scale)
+        return io.NodeOutput(_with_sampling(model, made))
+
+
+class ModelComputeDtype(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelComputeDtype",
+            display_name="ModelComputeDtype",
+            category="advanced/debug",
+            description="What a model computes in.",
+            search_aliases=["model precision", "change dtype"],
+            list_combos=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input("dtype", options=("default", "fp32", "fp16", "bf16"), advanced=True),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, dtype: str) -> io.NodeOutput:
+        import torch
+
+        dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        model = model.clone()
+        model.set_model_compute_dtype(dtypes.get(dtype))
+        return io.NodeOutput(model)
+
+
+class ModelAttentionBackend(io.ComfyNode):
+    """torch's attention is what models compute with, so what an earlier node put in its place is taken out."""
+
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_model_advanced"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ModelAttentionBackend",
+            display_name="ModelAttentionBackend",
+            category="model/patch",
+            description="How a model computes attention.",
+            list_combos=True,
+            inputs=[io.Model.Input("model"), io.Combo.Input("attention", options=("pytorch attention",))],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, attention: str) -> io.NodeOutput:
+        model = model.clone()
+        options = model.model_options["transformer_options"]
+        model.model_options["transformer_options"] = {
+            key: value for key, value in options.items() if key != "optimized_attention_override"
+        }
+        return io.NodeOutput(model)
+
+    @classmethod
+    def validate_inputs(cls, attention: str | None) -> bool:
+        """A workflow may carry a backend that is not here."""
+        return True
+
+
+NODES = (
+    ModelSamplingDiscrete,
+    ModelSamplingContinuousEDM,
+    ModelSamplingContinuousV,
+    ModelSamplingStableCascade,
+    ModelSamplingSD3,
+    ModelSamplingAuraFlow,
+    ModelSamplingFlux,
+    ModelNoiseScale,
+    ModelComputeDtype,
+    ModelAttentionBackend,
+)
