@@ -55,9 +55,9 @@ class Target:
     stem: str
     """The name in front of the counter; may still hold `%batch_num%`."""
 
-    def filename(self, counter: int, batch_number: int, extension: str) -> str:
-        """`ComfyUI_00001_.png`."""
-        return f"{self.stem.replace(_BATCH_NUMBER, str(batch_number))}_{counter:05}_{extension}"
+    def filename(self, counter: int, batch_number: int, extension: str, tail: str = "_") -> str:
+        """`ComfyUI_00001_.png`; `tail` is what stands between the counter and the extension."""
+        return f"{self.stem.replace(_BATCH_NUMBER, str(batch_number))}_{counter:05}{tail}{extension}"
 
 
 def resolve_prefix(

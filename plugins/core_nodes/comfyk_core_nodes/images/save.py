@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from comfyk_core_nodes.images.filename import TEMPORARY_PREFIX, SaveError, Targe
 from comfyk_core_nodes.images.pixels import to_bytes, to_picture
 
 if TYPE_CHECKING:
+    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
     from torch import Tensor
 
@@ -29,32 +30,53 @@ def save_pngs(
     *,
     compress_level: int,
     metadata: Mapping[str, Any] | None = None,
+    tail: str = "_",
 ) -> list[str]:
     """Save each of `[B, H, W, C]` as a PNG in the target's folder; returns the file names.
 
-    `counter` is the first number to try; a name that is taken is left alone and the next one tried, so
-    processes that save at the same time do not meet. `metadata` goes into text chunks, as JSON. Raises
-    SaveError when the folder cannot be written to, ValueError for tensors that are no pictures.
+    `metadata` goes into text chunks, as JSON. `counter` and `tail` are as in `save_file`. Raises SaveError when
+    the folder cannot be written to, ValueError for tensors that are no pictures.
     """
     info = text_chunks(metadata) if metadata else None
     names = []
     for number, pixels in enumerate(to_bytes(images)):
         check_interrupted()
         picture = to_picture(pixels)
-        try:
-            with _unfinished_file(target.directory) as (temporary, file):
-                picture.save(file, "PNG", pnginfo=info, compress_level=compress_level)
-                file.close()
-                while not _take_name(temporary, target.directory / target.filename(counter, number, ".png")):
-                    counter += 1
-        except OSError as error:
-            raise SaveError(
-                f"cannot save {target.filename(counter, number, '.png')} in {target.directory}: "
-                f"{error.strerror or error}"
-            ) from error
-        names.append(target.filename(counter, number, ".png"))
+
+        def write(file: IO[bytes], picture: Image.Image = picture) -> None:
+            picture.save(file, "PNG", pnginfo=info, compress_level=compress_level)
+
+        name, counter = save_file(target, counter, ".png", write, batch_number=number, tail=tail)
+        names.append(name)
         counter += 1
     return names
+
+
+def save_file(
+    target: Target,
+    counter: int,
+    extension: str,
+    write: Callable[[IO[bytes]], None],
+    *,
+    batch_number: int = 0,
+    tail: str = "_",
+) -> tuple[str, int]:
+    """Save what `write` puts into a file, in the target's folder; returns the name and its number.
+
+    `counter` is the first number to try; a name that is taken is left alone and the next one tried, so
+    processes that save at the same time do not meet. Raises SaveError when the folder cannot be written to.
+    """
+    name = target.filename(counter, batch_number, extension, tail)
+    try:
+        with _unfinished_file(target.directory) as (temporary, file):
+            write(file)
+            file.close()
+            while not _take_name(temporary, target.directory / name):
+                counter += 1
+                name = target.filename(counter, batch_number, extension, tail)
+    except OSError as error:
+        raise SaveError(f"cannot save {name} in {target.directory}: {error.strerror or error}") from error
+    return name, counter
 
 
 def text_chunks(metadata: Mapping[str, Any]) -> PngInfo:
