@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from benchmarks import (
     chain,
+    checkpoint,
     growth,
     history,
     http,
@@ -39,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[int], Awaitable[Sequence[Result]]]] = {
     "http": http.measure,
     "growth": growth.measure,
     "sampler_overhead": sampler_overhead.measure,
+    "checkpoint": partial(checkpoint.measure, file=None),
 }
 
 _WIDTH = 130
@@ -53,14 +56,21 @@ _WIDTH = 130
 @click.option(
     "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here."
 )
-def main(names: tuple[str, ...], runs: int, file: Path | None) -> None:
-    """Measure comfyk: start, object_info, roundtrip, chain, throughput, history, growth, sampler_overhead.
+@click.option(
+    "--checkpoint",
+    "checkpoint_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An SD 1.5 checkpoint for the benchmark of that name.",
+)
+def main(names: tuple[str, ...], runs: int, file: Path | None, checkpoint_file: Path | None) -> None:
+    """Measure comfyk: start, object_info, roundtrip, chain, throughput, history, growth, sampler_overhead, checkpoint.
 
     Without a NAME, all.
     """
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     errors = Console(stderr=True)
     results: list[Result] = []
+    BENCHMARKS["checkpoint"] = partial(checkpoint.measure, file=checkpoint_file)
     for name in names or BENCHMARKS:
         with errors.status(f"measuring {name} ..."):
             results += asyncio.run(_measure(name, runs))

@@ -41,6 +41,11 @@ class Server:
         """What the process holds in memory now (resident set size), in MB of 1,000,000 bytes."""
         return self._watched.memory_info().rss / MB
 
+    def peak_memory_mb(self) -> float:
+        """The most that the process has held in memory, in MB; on Linux only."""
+        status = Path(f"/proc/{self._watched.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / MB
+
     async def answers(self) -> float:
         """Seconds from the making of the process until `GET /system_stats` has been answered."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/system_stats") as response:

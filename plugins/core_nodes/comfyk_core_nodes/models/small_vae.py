@@ -7,7 +7,7 @@ import os
 import torch
 
 from comfyk_core_nodes.models.state_dict import ModelFileError, load_torch_file
-from comfyk_core_nodes.models.vae import VAE
+from comfyk_core_nodes.models.vae import PIXELS, VAE
 
 _SCALE_AND_SHIFT = {
     "taesd": (0.18215, 0.0),
@@ -34,4 +34,4 @@ def load_taesd(name: str, encoder: str | os.PathLike[str], decoder: str | os.Pat
 
 def load_pixel_space() -> VAE:
     """Pictures from -1 to 1 in place of latents: `[B, 3, H, W]`."""
-    return VAE({"pixel_space_vae": torch.tensor(1.0)})
+    return VAE({PIXELS: torch.tensor(1.0)})

@@ -36,6 +36,24 @@ DECODE_TILE, DECODE_OVERLAP = 64, 16  # latent pixels
 ENCODE_TILE, ENCODE_OVERLAP = 512, 64  # pixels
 
 
+PIXELS = "pixel_space_vae"
+"""The one weight of what leaves pictures as they are."""
+
+
+class Pixels(torch.nn.Module):
+    """Pictures `[B, 3, H, W]` from -1 to 1 in place of latents, for models that work on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer(PIXELS, torch.tensor(1.0))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z.clone()  # what comes after works in place
+
+
 class VAE:
     """Built from a state dict in any layout. Raises ValueError where there is no autoencoder in it."""
 
@@ -49,7 +67,7 @@ class VAE:
         dtype: torch.dtype | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        state = vae_state(sd)
+        state = dict(sd) if PIXELS in sd else vae_state(sd)
         self.first_stage_model, self.latent_channels, self.downscale_ratio = _build(state)
         self.upscale_ratio = self.downscale_ratio
         missing, left_over = assign_weights(self.first_stage_model, state)
@@ -212,8 +230,10 @@ def _raise_unless_out_of_memory(error: Exception) -> None:
         raise error
 
 
-def _build(state: Mapping[str, Tensor]) -> tuple[AutoencoderKL | TAESD, int, int]:
+def _build(state: Mapping[str, Tensor]) -> tuple[AutoencoderKL | TAESD | Pixels, int, int]:
     """The network for these weights (without them), the latent's channels, and pixels to a latent pixel."""
+    if PIXELS in state:
+        return Pixels(), 3, 1
     if "taesd_decoder.1.weight" in state:
         channels = state["taesd_decoder.1.weight"].shape[1]
         return TAESD(channels, device="meta"), channels, 8
