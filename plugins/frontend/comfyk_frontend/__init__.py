@@ -1,0 +1,1 @@
+"""The official web UI, served with its templates and its node documentation."""
