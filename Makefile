@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 # On Windows (Git Bash, MSYS) a virtual environment has Scripts in place of bin.
 BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
-ROOMS := kernel plugins/core_nodes plugins/http plugins/storage
+ROOMS := kernel plugins/core_nodes plugins/http plugins/storage plugins/frontend
 EDITABLE := $(foreach room,$(ROOMS) .,-e $(room))
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(ROOMS))
-DEV := pytest pytest-asyncio hypothesis schemathesis transformers diffusers ruff pyright import-linter piexif "psycopg[binary]"
+DEV := pytest pytest-asyncio hypothesis schemathesis transformers diffusers playwright ruff pyright import-linter piexif "psycopg[binary]"
 
 .PHONY: install install-dev start test check format bench clean
 
