@@ -237,7 +237,7 @@ def apply_control(h: Tensor, control: Control | None, name: str) -> Tensor:
     if residual is None:
         return h
     try:
-        return h + residual
+        return h + residual.to(h)
     except RuntimeError:
         log.warning("a control of shape %s does not fit %s; it is left out", residual.shape, h.shape)
         return h
