@@ -61,7 +61,9 @@ def _slerp_along(tensor: Tensor, length: int, dim: int) -> Tensor:
     old = torch.arange(tensor.shape[dim], dtype=torch.float32, device=tensor.device)
     # Pixel centres as bilinear interpolation has them, rounding errors included.
     positions, after = (
-        torch.nn.functional.interpolate(index.reshape(1, 1, 1, -1), size=(1, length), mode="bilinear").flatten()
+        torch.nn.functional.interpolate(
+            index.reshape(1, 1, 1, -1), size=(1, length), mode="bilinear"
+        ).flatten()
         for index in (old, (old + 1).clamp_max(tensor.shape[dim] - 1))
     )
     shape = [1, 1, 1, 1]
