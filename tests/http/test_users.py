@@ -145,6 +145,14 @@ async def test_listing(server: Any) -> None:
         assert (await server.get("/userdata", params=wrong))[0] == 404
 
 
+async def test_what_the_web_ui_lists_at_its_start_is_there(server: Any) -> None:
+    for directory in ("workflows", "subgraphs"):
+        assert await server.get("/userdata", params={"dir": directory, "recurse": "true"}) == (200, [])
+    assert (await server.get("/userdata", params={"dir": "w/workflows"}))[0] == 404
+    await write(server, "workflows")
+    assert (await server.get("/userdata", params={"dir": "workflows"}))[0] == 404
+
+
 async def test_the_tree(server: Any) -> None:
     assert await server.get("/v2/userdata") == (200, [])
     for name in ("w/b.json", "w/sub/a.json", "top.css"):

@@ -18,6 +18,14 @@ def json_answer(value: Any, *, headers: Mapping[str, str] | None = None) -> web.
     return json_bytes(dumps(value), headers=headers)
 
 
+def success() -> web.Response:
+    """200, for what has nothing to tell.
+
+    Not without a body: to Chromium a request is aborted when its answer is empty and no script reads that.
+    """
+    return json_answer(None)
+
+
 def json_bytes(body: bytes, *, headers: Mapping[str, str] | None = None) -> web.Response:
     """200 with JSON that is written already."""
     return web.Response(body=body, content_type="application/json", headers=headers)

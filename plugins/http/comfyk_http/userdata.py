@@ -28,6 +28,10 @@ class FileInfo:
     created: int
 
 
+# Where the web UI keeps these. It lists them at each start, also before it has written anything.
+_KEPT_BY_THE_UI = ("workflows", "subgraphs")
+
+
 class UserData:
     """The files in `root`, which need not exist yet."""
 
@@ -58,6 +62,8 @@ class UserData:
         """The files of a directory by name, without hidden ones. Raises FileNotFoundError."""
         top = resolve_inside(self.root, directory)
         if not top.is_dir():
+            if top.parent == self.root and top.name in _KEPT_BY_THE_UI and not top.exists():
+                return []
             raise FileNotFoundError(errno.ENOENT, "Directory not found", directory)
         found = []
         for entry in self._walk(top, recurse=recurse, hidden=False):

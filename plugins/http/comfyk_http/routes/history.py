@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from aiohttp import web
 from comfyk.wire import dumps
 
-from comfyk_http.answers import json_bytes
+from comfyk_http.answers import json_bytes, success
 from comfyk_http.described import done, gives, operation
 from comfyk_http.keys import APP
 from comfyk_http.requests import HistoryQuery, HistoryRequest, is_job_id, view_of
@@ -62,4 +62,4 @@ async def post_history(request: web.Request, body: HistoryRequest) -> web.Respon
         await store.clear_history(user)
     if body.delete:
         await store.delete_history([job_id for job_id in body.delete if is_job_id(job_id)], user)
-    return web.Response()
+    return success()

@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 from comfyk.api import BadField
 
-from comfyk_http.answers import json_answer
+from comfyk_http.answers import json_answer, success
 from comfyk_http.described import done, gives, operation, sends
 from comfyk_http.keys import APP, LOG_FEED
 from comfyk_http.log_feed import terminal_size
@@ -49,7 +49,7 @@ async def get_raw_logs(request: web.Request) -> web.Response:
 async def subscribe(request: web.Request, body: LogSubscription) -> web.Response:
     """As messages of the type `logs`, until it disconnects or says otherwise."""
     request.app[LOG_FEED].subscribe(body.client_id, body.enabled)
-    return web.Response()
+    return success()
 
 
 @operation(

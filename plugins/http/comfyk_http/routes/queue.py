@@ -8,7 +8,7 @@ from aiohttp import web
 from comfyk.api import BadField
 from comfyk.jobs.model import Job
 
-from comfyk_http.answers import json_answer
+from comfyk_http.answers import json_answer, success
 from comfyk_http.described import done, gives, operation
 from comfyk_http.keys import APP, SETTINGS
 from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, view_of
@@ -69,7 +69,7 @@ async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
         queue.pause()
     elif body.resume:
         queue.resume()
-    return web.Response()
+    return success()
 
 
 @operation(
@@ -82,7 +82,7 @@ async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
 async def interrupt(request: web.Request, body: InterruptRequest) -> web.Response:
     """With a `prompt_id` only if that job is the running one."""
     request.app[APP].jobs.interrupt(body.prompt_id or None)
-    return web.Response()
+    return success()
 
 
 @operation(

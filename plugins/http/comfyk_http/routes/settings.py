@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from comfyk_http import user_settings
-from comfyk_http.answers import json_answer
+from comfyk_http.answers import json_answer, success
 from comfyk_http.described import done, gives, operation
 from comfyk_http.requests import SettingsRequest, folder_of
 
@@ -32,7 +32,7 @@ async def get_settings(request: web.Request) -> web.Response:
 async def update_settings(request: web.Request, body: SettingsRequest) -> web.Response:
     """Those that are not named stay as they are."""
     await _update(request, body.model_extra or {})
-    return web.Response()
+    return success()
 
 
 @operation("getSetting", "One setting", tag="settings", user=True, answers={200: gives("Its value", Any)})
@@ -47,7 +47,7 @@ async def get_setting(request: web.Request) -> web.Response:
 async def update_setting(request: web.Request, body: Any) -> web.Response:
     """The body is the value."""
     await _update(request, {request.match_info["id"]: body})
-    return web.Response()
+    return success()
 
 
 async def _load(request: web.Request) -> dict[str, Any]:
