@@ -51,9 +51,6 @@ class ControlBase:
         """Arguments for the network besides those of every step."""
         self.extra_conds: list[str] = []
         """Values of a conditioning that the network takes too."""
-        self.latent_format: Any = None
-        """Set where the network takes the latent of the picture: then it needs a VAE."""
-        self.vae: Any = None
         self.concat_mask = False
         """Whether the network takes a mask of what to keep as one more channel of the hint."""
         self.extra_concat_orig: list[Tensor] = []
@@ -66,12 +63,13 @@ class ControlBase:
         vae: Any = None,
         extra_concat: Sequence[Tensor] = (),
     ) -> Self:
-        """Give the control its picture `[B, C, H, W]`. `extra_concat` `[B, C', h, w]` are channels to put after it."""
+        """Give the control its picture `[B, C, H, W]`. `extra_concat` `[B, C', h, w]` are channels to put after it.
+
+        `vae` is for networks that take the latent of the picture, as those of SD3 and Flux do; none of these does.
+        """
         self.cond_hint_original = cond_hint
         self.strength = strength
         self.timestep_percent_range = timestep_percent_range
-        if self.latent_format is not None:
-            self.vae = vae
         self.extra_concat_orig = list(extra_concat)
         if self.concat_mask and not self.extra_concat_orig:
             self.extra_concat_orig.append(torch.ones(1, 1, 1, 1))

@@ -74,29 +74,12 @@ class ControlNet(ControlBase):
 
     def _make_hint(self, height: int, width: int) -> Tensor:
         assert self.cond_hint_original is not None, "set_cond_hint comes first"
-        if self.latent_format is not None:
-            hint = self._encode_hint(height, width)
-        else:
-            hint = fit_picture(self.cond_hint_original, width, height, self.upscale_algorithm)
+        hint = fit_picture(self.cond_hint_original, width, height, self.upscale_algorithm)
         parts = [hint]
         for extra in self.extra_concat_orig:
             extra = fit_picture(extra.to(hint), hint.shape[-1], hint.shape[-2], self.upscale_algorithm)
             parts.append(repeat_to_batch(extra, hint.shape[0]))
         return torch.cat(parts, dim=1)
-
-    def _encode_hint(self, height: int, width: int) -> Tensor:
-        """The latent of the hint, for networks that take that."""
-        from comfyk_core_nodes.memory.manager import load_models_gpu, loaded_models
-
-        if self.vae is None:
-            raise ValueError("this ControlNet needs a VAE: connect one to the node that applies it")
-        assert self.cond_hint_original is not None
-        ratio = self.vae.spacial_compression_encode()
-        picture = fit_picture(self.cond_hint_original, width * ratio, height * ratio, self.upscale_algorithm)
-        running = loaded_models()
-        latent = self.vae.encode(picture.movedim(1, -1))
-        load_models_gpu(running)
-        return self.latent_format.process_in(latent)
 
 
 class ControlLora(ControlNet):
