@@ -56,7 +56,7 @@ def save_file(
     target: Target,
     counter: int,
     extension: str,
-    write: Callable[[IO[bytes]], None],
+    write: Callable[[IO[bytes]], object],
     *,
     batch_number: int = 0,
     tail: str = "_",
@@ -85,15 +85,21 @@ def text_chunks(metadata: Mapping[str, Any]) -> PngInfo:
 
     info = PngInfo()
     for key, value in metadata.items():
-        try:
-            keyword = key.encode("latin-1")
-        except UnicodeEncodeError:
-            keyword = b""
-        if not 1 <= len(keyword) <= 79 or b"\0" in keyword:
-            log.warning("metadata %r is not saved: a PNG keyword has 1 to 79 Latin-1 characters", key)
-            continue
-        info.add_text(key, json.dumps(value))
+        if is_keyword(key):
+            info.add_text(key, json.dumps(value))
     return info
+
+
+def is_keyword(key: str) -> bool:
+    """Whether a PNG text chunk can have this name; a warning says when it cannot."""
+    try:
+        keyword = key.encode("latin-1")
+    except UnicodeEncodeError:
+        keyword = b""
+    if 1 <= len(keyword) <= 79 and b"\0" not in keyword:
+        return True
+    log.warning("metadata %r is not saved: a PNG keyword has 1 to 79 Latin-1 characters", key)
+    return False
 
 
 @contextmanager

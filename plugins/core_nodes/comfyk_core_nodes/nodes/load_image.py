@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comfyk import current_app, io
-from comfyk.folders import PathOutsideError
+from comfyk import io
 
 from comfyk_core_nodes.images.load import EXTENSIONS, ImageReadError, load_image
+from comfyk_core_nodes.nodes.input_files import InputFileError, find_input, fingerprint, input_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,28 +18,15 @@ CHANNELS = ("alpha", "red", "green", "blue")
 
 def input_images() -> list[str]:
     """The pictures in the input folder itself, sorted; subfolders are reached by naming them."""
-    try:
-        with os.scandir(current_app().folders.input) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file()
-            )
-    except FileNotFoundError:
-        return []
+    return input_files(EXTENSIONS)
 
 
 def find_image(name: str) -> Path:
     """The file for `sub/photo.png [output]`. Raises ImageReadError when there is none inside the folder."""
     try:
-        path = current_app().folders.annotated(name)
-    except PathOutsideError as error:
-        raise ImageReadError(f"Invalid image file: {name} ({error})") from None
-    if not path.is_file():
-        raise ImageReadError(
-            f"Invalid image file: {name} (there is no such file; upload it or choose another)"
-        )
-    return path
+        return find_input(name)
+    except InputFileError as error:
+        raise ImageReadError(f"Invalid image file: {error}") from None
 
 
 def _validate(image: str | None) -> bool | str:
@@ -56,13 +41,7 @@ def _validate(image: str | None) -> bool | str:
 
 
 def _fingerprint(image: str | None) -> str | float:
-    """The SHA-256 of the file; NaN, which is never the same, for a name that comes over a link."""
-    import hashlib
-
-    if image is None:
-        return math.nan
-    with open(find_image(image), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return fingerprint(None if image is None else find_image(image))
 
 
 def _image_input() -> io.Combo.Input:
@@ -147,4 +126,46 @@ def _channel(images: Tensor, channel: str) -> Tensor:
     return images[..., ("red", "green", "blue").index(channel)].clone()
 
 
-NODES = (LoadImage, LoadImageMask)
+class LoadImageOutput(io.ComfyNode):
+    """As LoadImage, with the output folder's files, the newest first, to choose from."""
+
+    RELATIVE_PYTHON_MODULE = "nodes"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadImageOutput",
+            display_name="Load Image (from Outputs)",
+            category="image",
+            description="Reads a picture of the output folder. The refresh button chooses the newest.",
+            search_aliases=["output image", "previous generation"],
+            essentials_category="Basics",
+            is_experimental=True,
+            # A combo that has no options here: the client asks the route for them.
+            inputs=[
+                io.Custom("COMBO").Input(
+                    "image",
+                    extra_dict={
+                        io.UploadType.image.value: True,
+                        "image_folder": io.FolderType.output.value,
+                        "remote": io.RemoteOptions("/internal/files/output", refresh_button=True).as_dict(),
+                    },
+                )
+            ],
+            outputs=[io.Image.Output(), io.Mask.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image: str) -> io.NodeOutput:
+        return io.NodeOutput(*load_image(find_image(image), image))
+
+    @classmethod
+    def fingerprint_inputs(cls, image: str | None) -> str | float:
+        return _fingerprint(image)
+
+    @classmethod
+    def validate_inputs(cls, image: str | None) -> bool | str:
+        return _validate(image)
+
+
+NODES = (LoadImage, LoadImageMask, LoadImageOutput)

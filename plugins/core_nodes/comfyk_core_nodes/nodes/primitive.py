@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfyk import io
 
+from comfyk_core_nodes.nodes.limits import MAX_RESOLUTION
+
 LARGEST = 2**63 - 1
 _MODULE = "comfy_extras.nodes_primitive"
 _CATEGORY = "utilities/primitive"
@@ -111,4 +113,35 @@ class PrimitiveBoolean(io.ComfyNode):
         return io.NodeOutput(value)
 
 
-NODES = (PrimitiveString, PrimitiveStringMultiline, PrimitiveInt, PrimitiveFloat, PrimitiveBoolean)
+class PrimitiveBoundingBox(io.ComfyNode):
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_images"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PrimitiveBoundingBox",
+            display_name="Bounding Box",
+            category=_CATEGORY,
+            description="A rectangle, in pixels from the top left.",
+            inputs=[
+                io.Int.Input("x", default=0, min=0, max=MAX_RESOLUTION),
+                io.Int.Input("y", default=0, min=0, max=MAX_RESOLUTION),
+                io.Int.Input("width", default=512, min=1, max=MAX_RESOLUTION),
+                io.Int.Input("height", default=512, min=1, max=MAX_RESOLUTION),
+            ],
+            outputs=[io.BoundingBox.Output()],
+        )
+
+    @classmethod
+    def execute(cls, x: int, y: int, width: int, height: int) -> io.NodeOutput:
+        return io.NodeOutput({"x": x, "y": y, "width": width, "height": height})
+
+
+NODES = (
+    PrimitiveString,
+    PrimitiveStringMultiline,
+    PrimitiveInt,
+    PrimitiveFloat,
+    PrimitiveBoolean,
+    PrimitiveBoundingBox,
+)

@@ -3,39 +3,68 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from comfyk import current_app, io
 from comfyk.ui import SavedImages, SavedResult
 
-from comfyk_core_nodes.images.filename import next_counter, resolve_prefix
+from comfyk_core_nodes.images.filename import Target, next_counter, resolve_prefix
 from comfyk_core_nodes.images.save import save_pngs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+PREFIX_TOOLTIP = (
+    "How the files are called, in front of a number. A slash makes a subfolder. %date:yyyy-MM-dd%, %width% and "
+    "%KSampler.seed% (a node's title, class or id, and one of its inputs) are filled in."
+)
+
+
+def destination(
+    prefix: str, folder: io.FolderType, hidden: io.HiddenHolder | None, width: int = 0, height: int = 0
+) -> tuple[Target, int, dict[str, Any]]:
+    """Where files go, the first number to try there, and the prompt and workflow that go into them.
+
+    `width` and `height`, in pixels, are for the prefix. There is no metadata without `hidden`, or when a setting
+    says so. Raises SaveError that names the prefix.
+    """
+    app = current_app()
+    prompt = None if hidden is None else hidden.prompt
+    root = app.folders.directory(folder.value)
+    target = resolve_prefix(prefix, root, width=width, height=height, prompt=prompt)
+    metadata: dict[str, Any] = {}
+    if hidden is not None and not app.settings.section("metadata").disable:
+        if prompt is not None:
+            metadata["prompt"] = prompt
+        metadata.update(hidden.extra_pnginfo or {})
+    # A temp name is random, so nothing is counted on from.
+    return target, 1 if folder is io.FolderType.temp else next_counter(target), metadata
+
+
+def results(names: Sequence[str], target: Target, folder: io.FolderType) -> list[SavedResult]:
+    """Saved files as clients get them."""
+    return [SavedResult(name, target.subfolder, folder) for name in names]
+
+
 def save(
-    images: Tensor, prefix: str, folder: io.FolderType, hidden: io.HiddenHolder, compress_level: int
+    images: Tensor, prefix: str, folder: io.FolderType, hidden: io.HiddenHolder | None, compress_level: int
 ) -> SavedImages:
     """Save `[B, H, W, C]` below the output or temp folder, with the prompt and the workflow in each file.
 
     Raises SaveError that names the prefix or the file.
     """
-    app = current_app()
     _, height, width = images.shape[:3]
-    target = resolve_prefix(
-        prefix, app.folders.directory(folder.value), width=width, height=height, prompt=hidden.prompt
-    )
-    metadata = {}
-    if not app.settings.section("metadata").disable:
-        if hidden.prompt is not None:
-            metadata["prompt"] = hidden.prompt
-        metadata.update(hidden.extra_pnginfo or {})
-    # A temp name is random, so nothing is counted on from.
-    counter = 1 if folder is io.FolderType.temp else next_counter(target)
+    target, counter, metadata = destination(prefix, folder, hidden, width, height)
     names = save_pngs(images, target, counter, compress_level=compress_level, metadata=metadata)
-    return SavedImages([SavedResult(name, target.subfolder, folder) for name in names])
+    return SavedImages(results(names, target, folder))
+
+
+def show(images: Tensor, hidden: io.HiddenHolder | None = None) -> SavedImages:
+    """Save `[B, H, W, C]` into the temp folder under a name of its own, to be shown on a node."""
+    suffix = "".join(chr(ord("a") + byte % 26) for byte in os.urandom(5))
+    return save(images, f"ComfyUI_temp_{suffix}", io.FolderType.temp, hidden, compress_level=1)
 
 
 class SaveImage(io.ComfyNode):
@@ -55,13 +84,7 @@ class SaveImage(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Image.Input("images", tooltip="What to save."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="ComfyUI",
-                    tooltip="How the files are called, in front of a number. A slash makes a subfolder. "
-                    "%date:yyyy-MM-dd%, %width% and %KSampler.seed% (a node's title, class or id, and one of "
-                    "its inputs) are filled in.",
-                ),
+                io.String.Input("filename_prefix", default="ComfyUI", tooltip=PREFIX_TOOLTIP),
             ],
             outputs=[io.Image.Output(display_name="images")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -102,9 +125,7 @@ class PreviewImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor) -> io.NodeOutput:
-        suffix = "".join(chr(ord("a") + byte % 26) for byte in os.urandom(5))
-        saved = save(images, f"ComfyUI_temp_{suffix}", io.FolderType.temp, cls.hidden, compress_level=1)
-        return io.NodeOutput(images, ui=saved)
+        return io.NodeOutput(images, ui=show(images, cls.hidden))
 
 
 NODES = (SaveImage, PreviewImage)
