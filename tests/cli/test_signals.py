@@ -50,6 +50,8 @@ def popen(tmp_path: Path, environment):
         process = subprocess.Popen(
             [sys.executable, "-m", "comfyk", *arguments],
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # What runs the tests in the background may ignore SIGINT, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         started.append(process)
         return process
