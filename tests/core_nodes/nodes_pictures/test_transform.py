@@ -172,6 +172,33 @@ def cut_out(out: Out, images: torch.Tensor, masks: torch.Tensor, **more: Any) ->
     return out("ImageCropToMask", images=images, masks=masks, **values)
 
 
+def test_subject_fills_the_picture(out: Out) -> None:
+    image = torch.zeros(2, 100, 80, 3)
+    image[:, 20:40, 50:70, 0] = 1
+    mask = torch.zeros(1, 100, 80)
+    mask[:, 20:40, 50:70] = 1
+    large = {"width": 128, "height": 128}
+    result = cut_out(out, image, mask, **large)
+    assert result.shape == (2, 128, 128, 3)
+    # The middle of an even number of pixels is rounded down: a line of background is left.
+    inside = result[:, 20:, 20:]
+    assert inside[..., 0].min() > 0.95
+    assert inside[..., 1:].max() < 0.05
+    # Twice as wide: the other half is background, and so is what lies beyond the picture.
+    wide = cut_out(out, image, mask, pad_factor=2.0, **large)
+    assert wide[:, 64, 64, 0].min() > 0.95
+    background = torch.tensor([0.0, 1, 0])
+    assert torch.allclose(wide[:, 4, 64], background, atol=0.05)
+    assert torch.allclose(wide[:, 64, -2], background, atol=0.05)
+
+
+def test_a_mask_that_is_the_wrong_way_round_is_noticed(out: Out) -> None:
+    image = pictures(1, 60, 60, 3)
+    mask = torch.zeros(1, 60, 60)
+    mask[:, 10:50, 12:48] = 1
+    assert torch.equal(cut_out(out, image, 1 - mask), cut_out(out, image, mask))
+
+
 def test_subject_without_a_mask_is_the_whole(out: Out) -> None:
     image = torch.full((1, 30, 40, 3), 0.5)
     result = cut_out(out, image, torch.full((1, 30, 40), 0.5), background="none")
