@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Error, Locator, Page, async_playwright, expect
+from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # As root there is no sandbox, in a container no GPU, and in CI no way to the update servers.
@@ -180,6 +181,18 @@ class UI:
         await self.page.get_by_label("Create a new blank workflow").click()
         await self.page.mouse.move(700, 600)  # what the pointer rests on grows a tooltip
         await self.until("app.graph.nodes.length === 0")
+
+    async def open_search(self) -> None:
+        """Double-click on the canvas until the search for nodes opens: right after another click it may not."""
+        search = self.page.get_by_placeholder("Add a node")
+        for _ in range(5):
+            await self.page.locator("#graph-canvas").dblclick(position={"x": 800, "y": 150})
+            try:
+                await search.wait_for(timeout=3000)
+            except PlaywrightTimeout:
+                continue
+            return
+        raise AssertionError("the search for nodes does not open")
 
     async def close_panels(self) -> None:
         """Close what a test has opened beside the canvas."""
