@@ -77,7 +77,8 @@ class App:
         async with AsyncExitStack() as started:
             store = self._store or self.hook.comfyk_open_job_store(app=self) or MemoryJobStore()
             started.push_async_callback(store.close)
-            self.executor = self.hook.comfyk_create_executor(app=self) or Executor(self)
+            made = self.plugins.call("comfyk_create_executor", app=self)
+            self.executor = made[0] if made else Executor(self)
             started.callback(self.executor.stop)
             self.jobs = JobQueue(self, store)
             if self.plugins.implements("comfyk_event"):
@@ -95,8 +96,14 @@ class App:
     async def serve(self) -> list[str]:
         """Let clients in. Returns the addresses that they can use; raises what the listening plugin raises."""
         addresses: list[str] = []
-        for waiting in self.hook.comfyk_serve(app=self):
-            addresses += (await waiting if inspect.isawaitable(waiting) else waiting) or []
+        begun = self.hook.comfyk_serve(app=self)
+        try:
+            for waiting in begun:
+                addresses += (await waiting if inspect.isawaitable(waiting) else waiting) or []
+        finally:
+            for waiting in begun:  # those behind one that failed
+                if inspect.iscoroutine(waiting):
+                    waiting.close()
         return addresses
 
     async def stop(self) -> None:

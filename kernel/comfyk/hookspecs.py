@@ -179,12 +179,14 @@ def comfyk_validate_prompt(app: App, prompt: dict[str, Any]) -> Mapping[str, lis
 
 @hookspec(firstresult=True)
 def comfyk_create_executor(app: App) -> Executor | None:  # type: ignore[return]
-    """Make the executor that runs jobs. First result; without one the kernel's own."""
+    """Make the executor that runs jobs. First result; without one, or when it raises, the
+    kernel's own."""
 
 
 @hookspec(firstresult=True)
 def comfyk_create_cache(app: App) -> OutputCache | None:  # type: ignore[return]
-    """Make the cache of node results. First result; without one the kind that `execution.cache` names."""
+    """Make the cache of node results. First result; without one, or when it raises, the kind
+    that `execution.cache` names."""
 
 
 @hookspec

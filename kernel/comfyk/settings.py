@@ -174,8 +174,7 @@ class ExecutionSettings(_KernelSection):
     cache_ram_inactive_gb: float | None = Field(
         default=None,
         ge=0,
-        description="The same for results that the latest prompt does not use. Unset: all of the memory, 128 "
-        "at most.",
+        description="Keep the results of earlier prompts too, while so many gigabytes are free. Unset: drop them.",
     )
     preview_method: Annotated[Literal["none", "auto", "latent2rgb", "taesd"], Option("--preview-method")] = (
         Field(

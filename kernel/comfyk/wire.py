@@ -11,8 +11,16 @@ from pydantic_core import from_json, to_json
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON. What JSON has no form for (an array, an object of a node) is written as its `str()`."""
-    return to_json(value, inf_nan_mode="null", fallback=str)
+    """Compact JSON. What JSON has no form for (an array, an object of a node) is written as its text."""
+    return to_json(value, inf_nan_mode="null", fallback=text_of)
+
+
+def text_of(value: Any) -> str:
+    """`str(value)`, also for objects whose author got that wrong."""
+    try:
+        return str(value)
+    except Exception as error:
+        return f"<{type(value).__name__}, whose text cannot be had: {type(error).__name__}>"
 
 
 def loads(data: bytes | str) -> Any:

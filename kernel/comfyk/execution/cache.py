@@ -3,7 +3,7 @@
 - classic: keeps what the latest prompt used;
 - LRU: keeps the n results used last;
 - none: keeps nothing;
-- RAM pressure: keeps everything while enough memory is free, then drops what is old and large first.
+- RAM pressure: as classic, and when memory runs short drops what is old and large first; it can keep more.
 
 Within a job the results that a waiting node needs are held by the job itself, whatever a cache drops.
 """

@@ -32,7 +32,7 @@ class NodeClasses:
         class_type = self._prompt.get_node(node_id)["class_type"]
         definition = self.get(class_type)
         if definition is None:
-            raise ValueError(f"the node class {class_type!r} is not installed (any more)")
+            raise ValueError(f"node {node_id}: its class {class_type!r} is not installed (any more)")
         return definition
 
     def live(self, node_id: str) -> LiveInputs:

@@ -48,7 +48,8 @@ class Executor:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.cache: OutputCache = app.hook.comfyk_create_cache(app=app) or make_cache(app.settings.execution)
+        made = app.plugins.call("comfyk_create_cache", app=app)
+        self.cache: OutputCache = made[0] if made else make_cache(app.settings.execution)
         self.objects = NodeObjects()
         self.current: JobRun | None = None
         """The job under way."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +20,7 @@ from comfyk.graph.links import Prompt, is_link, unwrap
 from comfyk.graph.signature import Uncacheable
 from comfyk.io import ExecutionBlocker
 from comfyk.nodes.definition import LiveInputs, NodeDef, NodeResult
+from comfyk.wire import text_of
 
 if TYPE_CHECKING:
     from comfyk.app import App
@@ -43,7 +44,7 @@ class NeedsInputs:
 class Waits:
     """The node's async calls are under way."""
 
-    tasks: list[asyncio.Task[Any]]
+    tasks: list[asyncio.Future[Any]]
 
 
 @dataclass(slots=True)
@@ -87,7 +88,7 @@ class NodeRunner:
     def __init__(self, run: Owner) -> None:
         self._run = run
         self._begun: dict[str, _Begun] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._wraps_calls = run.app.plugins.implements("comfyk_node_call")
 
     def has_begun(self, node_id: str) -> bool:
@@ -151,7 +152,7 @@ class NodeRunner:
                 if blocker.message is not None:
                     self._run.report.blocked(node_id, blocker.message)
                 returned.append(NodeResult(blocked=True))
-        tasks = [item for item in returned if isinstance(item, asyncio.Task)]
+        tasks = [item for item in returned if isinstance(item, asyncio.Future)]
         if tasks:
             return Waits(tasks)
         return self._read(returned, definition, begun)
@@ -174,11 +175,16 @@ class NodeRunner:
                 returned = definition.call(obj, "execute", arguments, live, hidden)
             if not inspect.isawaitable(returned):
                 return returned
-            task = asyncio.ensure_future(returned)  # the task has this context: it is the node's own
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            task = self._task(returned)
         await asyncio.sleep(0)  # a node that does not really wait is done after its first turn
         return task.result() if task.done() else task
+
+    def _task(self, awaitable: Awaitable[Any]) -> asyncio.Future[Any]:
+        """Let an async call go on, in the context it was made in, until it ends or the job is interrupted."""
+        task = asyncio.ensure_future(awaitable)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _wrapped(
         self,
@@ -210,7 +216,7 @@ class NodeRunner:
             with context.node_call(context.NodeCall(self._run, self._run.job_id, node_id, index)):
                 answer = definition.call(obj, "check_lazy_status", arguments, live, hidden)
                 if inspect.isawaitable(answer):
-                    answer = await answer
+                    answer = await self._task(answer)
             if isinstance(answer, (list, tuple, set)):
                 wanted.update(dict.fromkeys(name for name in answer if isinstance(name, str)))
         return list(wanted)
@@ -252,8 +258,9 @@ class NodeRunner:
         """What the node's fingerprint method says of its constants. Raises Uncacheable when that fails."""
         try:
             return await self._fingerprint(node_id, definition, inputs)
-        except Exception as error:
-            log.warning("node %s (%s) has no fingerprint, so it runs: %s", node_id, definition.name, error)
+        except (Exception, SystemExit) as error:
+            reason = text_of(error)
+            log.warning("node %s (%s) has no fingerprint, so it runs: %s", node_id, definition.name, reason)
             raise Uncacheable from error
 
     async def _fingerprint(self, node_id: str, definition: NodeDef, inputs: Mapping[str, Any]) -> list[Any]:
@@ -269,7 +276,7 @@ class NodeRunner:
             with context.node_call(context.NodeCall(self._run, self._run.job_id, node_id, index)):
                 answer = definition.call(definition.cls, "fingerprint", arguments, live, hidden)
                 if inspect.isawaitable(answer):
-                    answer = await answer
+                    answer = await self._task(answer)
             answers.append(answer)
         return answers
 
@@ -318,4 +325,4 @@ def _flatten(items: list[Any]) -> list[Any]:
 
 
 def _result_of(item: Any) -> Any:
-    return item.result() if isinstance(item, asyncio.Task) else item
+    return item.result() if isinstance(item, asyncio.Future) else item

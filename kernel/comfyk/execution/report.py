@@ -26,6 +26,7 @@ from comfyk.events import (
 from comfyk.execution.progress import JobProgress
 from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.wire import text_of
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Report:
                 node_id=real,
                 node_type=node_type,
                 executed=list(self.executed),
-                exception_message="\n".join([str(error) or type(error).__name__, *advice]),
+                exception_message="\n".join([text_of(error) or type(error).__name__, *advice]),
                 exception_type=_type_name(type(error)),
                 traceback=traceback.format_tb(_beyond_the_kernel(error.__traceback__)),
                 current_inputs={
@@ -178,4 +179,4 @@ def _brief(value: Any) -> Any:
     """A value as an error message shows it."""
     if value is None or isinstance(value, (int, float, bool)):
         return value
-    return str(value)[:_VALUE_SHOWN]
+    return text_of(value)[:_VALUE_SHOWN]

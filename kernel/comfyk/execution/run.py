@@ -136,11 +136,11 @@ class JobRun:
                 await self._expand(node_id, expansion)
         return False
 
-    def _wait_for(self, node_id: str, tasks: list[asyncio.Task[Any]]) -> None:
+    def _wait_for(self, node_id: str, tasks: list[asyncio.Future[Any]]) -> None:
         release = self._order.block(node_id)
         left = len(tasks)
 
-        def done(_: asyncio.Task[Any]) -> None:
+        def done(_: asyncio.Future[Any]) -> None:
             nonlocal left
             left -= 1
             if not left:
@@ -152,9 +152,8 @@ class JobRun:
     async def _expand(self, node_id: str, expansion: Expands) -> None:
         """Add the nodes of a subgraph; the node that expanded waits for them."""
         for new_id, node in expansion.nodes.items():
-            if self.classes.get(node["class_type"]) is None:
-                raise ValueError(f"the node expanded to one of the unknown class {node['class_type']!r}")
-            node.setdefault("inputs", {})
+            self._check_added(new_id, node)
+        for new_id, node in expansion.nodes.items():
             self.prompt.add_ephemeral_node(new_id, node, node_id, node.get("override_display_id", node_id))
         await self._signatures.add(expansion.nodes)
         scope = Scope(self._pair(node_id), self._pair(self.prompt.get_real_node_id(node_id)))
@@ -164,6 +163,20 @@ class JobRun:
             self._order.add(source)
         for source in dict.fromkeys([*outputs, *expansion.sources]):
             self._order.add_link(source, node_id)
+
+    def _check_added(self, node_id: Any, node: Any) -> None:
+        """Raises ValueError that says what is wrong with a node of a subgraph."""
+        if not isinstance(node_id, str) or not isinstance(node, dict):
+            raise ValueError(f"the node expanded to {node_id!r}, which is not an id with a node")
+        if self.prompt.has_node(node_id):
+            raise ValueError(
+                f"the node expanded to the id {node_id!r}, which is taken; GraphBuilder makes ids"
+            )
+        class_type = node.get("class_type")
+        if not isinstance(class_type, str) or self.classes.get(class_type) is None:
+            raise ValueError(f"the node expanded to {node_id!r} of the unknown class {class_type!r}")
+        if not isinstance(node.setdefault("inputs", {}), dict):
+            raise ValueError(f"the node expanded to {node_id!r}, whose inputs are not a dict")
 
     def object_for(self, node_id: str) -> Any:
         """The object that this node's calls are made on."""

@@ -52,7 +52,9 @@ class DynamicPrompt:
 
     def get_display_node_id(self, node_id: str) -> str:
         """The node that the UI shows in this one's place."""
-        while (added := self._added.get(node_id)) is not None and added.display != node_id:
+        seen: set[str] = set()
+        while (added := self._added.get(node_id)) is not None and node_id not in seen:
+            seen.add(node_id)  # two nodes may name each other
             node_id = added.display
         return node_id
 

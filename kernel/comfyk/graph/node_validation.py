@@ -12,6 +12,7 @@ from comfyk.graph.links import Prompt, is_link, unwrap
 from comfyk.io import ExecutionBlocker
 from comfyk.nodes.definition import InputSpec, InputTypes, LiveInputs, NodeDef
 from comfyk.nodes.types import is_compatible
+from comfyk.wire import text_of
 
 if TYPE_CHECKING:
     from comfyk.nodes.registry import NodeRegistry
@@ -64,12 +65,14 @@ class NodeValidator:
             if definition.has("validate") and (checked_by_author or takes_all):
                 errors.extend(await self._ask_author(node_id, definition, live, values, received_types))
             return errors
-        except Exception as failure:
+        except (Exception, SystemExit) as failure:
             log.warning("node %s (%s) failed while it was validated", node_id, definition.name, exc_info=True)
             kind = type(failure)
             extra = {"exception_type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")}
             return [
-                error("exception_during_validation", "Exception when validating node", str(failure), extra)
+                error(
+                    "exception_during_validation", "Exception when validating node", text_of(failure), extra
+                )
             ]
 
     def _validate_input(
@@ -106,6 +109,9 @@ class NodeValidator:
                     "exception_message": str(failure),
                 },
             )
+        if value is None and spec.choices is not None:
+            message = f"{name}: null is none of the options"
+            return error("value_not_in_list", "Value not in list", message, {"input_name": name})
         if not isinstance(value, list):  # a list would read as a link: it stays in its wrapper
             values[name] = value
         return None if author_checks else _check_limits(name, spec, config, value)
@@ -127,7 +133,11 @@ class NodeValidator:
         if source is None:
             message = "Bad linked input, the node it links to is not in the prompt"
             return error("bad_linked_input", message, f"{name}: node '{value[0]}'", extra)
-        outputs = self._nodes[source["class_type"]].output_types
+        class_type = source.get("class_type")
+        definition = self._nodes.get(class_type) if isinstance(class_type, str) else None
+        if definition is None:
+            return None  # that node is refused for its class
+        outputs = definition.output_types
         if value[1] != int(value[1]) or not 0 <= value[1] < len(outputs):
             message = "Bad linked input, the node it links to has no such output"
             details = f"{name}: output {value[1]} of node '{value[0]}', which has {len(outputs)}"

@@ -81,9 +81,9 @@ class Signatures:
             for name in sorted(inputs):
                 value = inputs[name]
                 if is_link(value):
-                    parts.append(f"{name}<{self._keys[value[0]].hex()}.{int(value[1])}")
+                    parts.append(f"{name!r}<{self._keys[value[0]].hex()}.{int(value[1])}")
                 else:
-                    parts.append(f"{name}={canonical(value)}")
+                    parts.append(f"{name!r}={canonical(value)}")
         except (Uncacheable, KeyError):
             return _unique_key()
         return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -74,19 +74,23 @@ async def validate_prompt(
 
     `extra_errors` are found by others and count like those found here. Raises PromptError when no output can run.
     """
-    _refuse_unknown_nodes(prompt, nodes)
+    missing = _unknown_nodes(prompt, nodes)
     outputs = [
         node_id
         for node_id, node in prompt.items()
-        if nodes[node["class_type"]].is_output and (targets is None or node_id in targets)
+        if node_id not in missing
+        and nodes[node["class_type"]].is_output
+        and (targets is None or node_id in targets)
     ]
-    if not outputs:
+    if not outputs and not missing:
         raise PromptError(error("prompt_no_outputs", "Prompt has no outputs"))
 
     order, cycles = _walk(prompt, outputs)
     validator = NodeValidator(prompt, nodes)
-    errors: dict[str, list[Error]] = dict(cycles)
+    errors: dict[str, list[Error]] = {node_id: list(found) for node_id, found in cycles.items()}
     for count, node_id in enumerate(order, 1):
+        if node_id in missing:
+            continue
         found = await validator.validate(node_id)
         if found:
             errors.setdefault(node_id, []).extend(found)
@@ -96,19 +100,23 @@ async def validate_prompt(
         for node_id, found in more.items():
             if node_id in prompt:
                 errors.setdefault(node_id, []).extend(found)
+    for node_id, found in missing.items():
+        errors.setdefault(node_id, []).insert(0, found)
     if not errors:
         return ValidPrompt(outputs, {})
 
-    behind = _outputs_behind(prompt, order, outputs)
+    behind = _outputs_behind(prompt, order, outputs, errors)
     node_errors = {
         node_id: {
             "errors": errors[node_id],
-            "dependent_outputs": behind[node_id],
-            "class_type": prompt[node_id]["class_type"],
+            "dependent_outputs": behind.get(node_id, []),
+            "class_type": prompt[node_id].get("class_type"),
         }
-        for node_id in order
+        for node_id in [*order, *(node_id for node_id in missing if node_id not in behind)]
         if node_id in errors
     }
+    if missing:
+        raise PromptError(next(iter(missing.values())), node_errors)
     failed = {output for entry in node_errors.values() for output in entry["dependent_outputs"]}
     good = [output for output in outputs if output not in failed]
     for node_id, entry in node_errors.items():
@@ -133,7 +141,8 @@ async def validate_prompt(
     return ValidPrompt(good, node_errors)
 
 
-def _refuse_unknown_nodes(prompt: Prompt, nodes: NodeRegistry) -> None:
+def _unknown_nodes(prompt: Prompt, nodes: NodeRegistry) -> dict[str, Error]:
+    """The nodes whose class is not installed, with the error of each."""
     found: dict[str, Error] = {}
     for node_id, node in prompt.items():
         class_type = node.get("class_type")
@@ -150,18 +159,7 @@ def _refuse_unknown_nodes(prompt: Prompt, nodes: NodeRegistry) -> None:
             message = f"Node '{title or class_type}' not found. The custom node may not be installed."
         extra = {"node_id": node_id, "class_type": class_type, "node_title": title or class_type}
         found[node_id] = error("missing_node_type", message, f"Node ID '#{node_id}'", extra)
-    if found:
-        raise PromptError(
-            next(iter(found.values())),
-            {
-                node_id: {
-                    "errors": [missing],
-                    "dependent_outputs": [],
-                    "class_type": missing["extra_info"]["class_type"],
-                }
-                for node_id, missing in found.items()
-            },
-        )
+    return found
 
 
 def _walk(prompt: Prompt, outputs: list[str]) -> tuple[list[str], dict[str, list[Error]]]:
@@ -197,14 +195,19 @@ def _add_cycle(prompt: Prompt, path: list[str], node_id: str, cycles: dict[str, 
     members = path[path.index(node_id) :]
     if any(member in cycles for member in members):
         return
-    way = " -> ".join(f"{member} ({prompt[member]['class_type']})" for member in [*members, node_id])
+    way = " -> ".join(f"{member} ({prompt[member].get('class_type')})" for member in [*members, node_id])
     for member in members:
         extra = {"node_id": member, "cycle_nodes": members}
         cycles[member] = [error("dependency_cycle", "Dependency cycle detected", way, extra)]
 
 
-def _outputs_behind(prompt: Prompt, order: list[str], outputs: list[str]) -> dict[str, list[str]]:
-    """For each node the outputs that depend on it; sets of outputs as bits, so that the cost stays linear."""
+def _outputs_behind(
+    prompt: Prompt, order: list[str], outputs: list[str], wanted: Collection[str]
+) -> dict[str, list[str]]:
+    """For each wanted node the outputs that depend on it.
+
+    Sets of outputs are the bits of numbers; they are only written out for the nodes that are wanted.
+    """
     bits = {output: 1 << index for index, output in enumerate(outputs)}
     behind = {node_id: bits.get(node_id, 0) for node_id in order}
     for _ in range(2):  # the second pass carries the bits round a cycle
@@ -213,8 +216,9 @@ def _outputs_behind(prompt: Prompt, order: list[str], outputs: list[str]) -> dic
                 if is_link(value) and value[0] in behind:
                     behind[value[0]] |= behind[node_id]
     return {
-        node_id: [output for output in outputs if mask & bits[output]] if mask else []
+        node_id: [output for output, bit in zip(outputs, reversed(f"{mask:b}"), strict=False) if bit == "1"]
         for node_id, mask in behind.items()
+        if node_id in wanted
     }
 
 

@@ -295,7 +295,10 @@ class JobQueue:
                     ending = None
                 if self._stopping:
                     return  # `stop` puts it back
-                await self._app.executor.run(run)
+                try:
+                    await self._app.executor.run(run)
+                except Exception as error:  # a fault of the executor: this job ends, and the queue goes on
+                    run.report.failed(None, error)
                 outcome = run.report.outcome
                 if self._stopping and outcome.status is JobStatus.CANCELLED and job.id not in self._cancelled:
                     return  # interrupted because the server stops: `stop` puts it back

@@ -97,7 +97,7 @@ class ObjectInfo:
             if inputs == entry.inputs and not entry.failed:
                 return
             written = encode(definition.info(types))
-        except Exception:
+        except (Exception, SystemExit):
             if not entry.failed:
                 logger.exception("node %s is left out of object_info", definition.name)
                 entry.failed = True

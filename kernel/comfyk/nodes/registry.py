@@ -7,7 +7,8 @@ import logging
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from comfyk.io.node import ComfyNode, NodeReplace
+from comfyk.graph.links import is_link
+from comfyk.io.node import ComfyNode, NodeDefinitionError, NodeReplace
 from comfyk.nodes.definition import NodeDef
 from comfyk.nodes.typed import TypedNodeDef
 from comfyk.nodes.v1 import V1NodeDef
@@ -169,7 +170,7 @@ class NodeRegistry:
             if not _is_node(node):
                 continue
             for name, value in node["inputs"].items():
-                if _is_link(value) and value[1] in slots.get(value[0], ()):
+                if is_link(value) and value[1] in slots.get(value[0], ()):
                     node["inputs"][name] = [value[0], slots[value[0]][value[1]]]
         return list(replaced)
 
@@ -213,6 +214,8 @@ def define(
     """The definition of a node class, typed or V1. A definition is returned as it is."""
     if isinstance(node, NodeDef):
         return node
+    if name is not None and (not isinstance(name, str) or not name):
+        raise NodeDefinitionError(f"{node.__name__}: {name!r} is no name for a node; give it a string")
     if issubclass(node, ComfyNode):
         return TypedNodeDef(node, name=name, display_name=display_name, python_module=python_module)
     return V1NodeDef(node, name=name, display_name=display_name, python_module=python_module)
@@ -220,16 +223,6 @@ def define(
 
 def _is_node(node: Any) -> bool:
     return isinstance(node, dict) and "class_type" in node and isinstance(node.get("inputs"), dict)
-
-
-def _is_link(value: Any) -> bool:
-    """A link is `[node_id, slot]`."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-    )
 
 
 def _mapped_inputs(inputs: dict[str, Any], replacement: NodeReplace) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class V1NodeDef(NodeDef):
         """As the author gives it, dict subclasses included. Raises NodeDefinitionError when that fails."""
         try:
             types = self.cls.INPUT_TYPES()  # type: ignore[attr-defined]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = f"raised {type(error).__name__}: {error}; it must be a classmethod that returns a dict"
             raise self._error("INPUT_TYPES", problem) from error
         if not isinstance(types, dict):

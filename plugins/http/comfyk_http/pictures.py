@@ -37,7 +37,8 @@ def _opened(path: Path | BytesIO) -> Iterator[Image]:
     except MemoryError:
         raise PictureError("the picture is too large") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on broken files
-        raise PictureError(f"not a picture that can be read: {error}") from error
+        # What Pillow says may name the file's place on this machine.
+        raise PictureError("not a picture that can be read: it is damaged or of an unknown kind") from error
 
 
 def _visible(image: Image) -> Image:

@@ -66,7 +66,7 @@ class PromptRequest(Body):
 
     prompt: dict[str, Any]
     prompt_id: Annotated[Any, Field(json_schema_extra={"type": "string", "format": "uuid"})] = None
-    number: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    number: Annotated[float, Field(ge=-1e15, le=1e15)] | None = None
     front: bool = False
     extra_data: dict[str, Any] | None = None
     client_id: str | None = None
@@ -78,7 +78,7 @@ class MoveRequest(Body):
 
     prompt_id: str
     front: bool = False
-    number: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    number: Annotated[float, Field(ge=-1e15, le=1e15)] | None = None
 
 
 class QueueRequest(Body):

@@ -241,6 +241,23 @@ async def test_every_unknown_node_is_named(nodes):
     assert list(failure.node_errors) == ["1", "2", "4"]
 
 
+async def test_what_else_is_wrong_is_told_beside_an_unknown_class(nodes):
+    prompt = {
+        "1": {"class_type": "Gone", "inputs": {}},
+        "2": node("Num", i="many"),
+        "3": node("Show", x=["2", 0], y=["1", 0]),
+    }
+    failure = await errors_of(nodes, prompt)
+    assert failure.error["type"] == "missing_node_type"
+    kinds = {key: [found["type"] for found in entry["errors"]] for key, entry in failure.node_errors.items()}
+    assert kinds == {"1": ["missing_node_type"], "2": ["invalid_input_type"]}
+    assert failure.node_errors["1"]["dependent_outputs"] == ["3"]
+
+
+async def test_null_is_no_option_of_a_combo(nodes):
+    assert (await only_error(nodes, with_num(c=None), "1"))["type"] == "value_not_in_list"
+
+
 async def test_a_cycle_is_refused_with_its_way(nodes):
     prompt = {
         "1": node("Show", x=1, y=["3", 0]),
