@@ -296,3 +296,24 @@ async def test_a_lost_connection_fails_the_caller_and_is_opened_anew(postgres, m
     with pytest.raises(StoreError, match=r"in use by another"):
         SqlJobStore.open(url)
     await store.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_database_that_is_deleted_under_the_server_takes_no_more_jobs(
+    tmp_path, make_job, replaced
+) -> None:
+    file = tmp_path / "comfyk.db"
+    store = SqlJobStore.open(f"sqlite:///{file}")
+    try:
+        await store.add(make_job("kept"))
+        moved = file.rename(tmp_path / "moved.db")
+        if replaced:
+            file.write_bytes(moved.read_bytes())
+        with pytest.raises(StoreError, match="deleted or replaced"):
+            await store.add(make_job("refused"))
+        moved.rename(file)
+        await store.add(make_job("again"))
+        assert {job.id for job in await store.unfinished()} == {"kept", "again"}
+    finally:
+        await store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -80,6 +81,27 @@ def open_engine(url: URL, *, synchronous: Literal["normal", "full"], busy_timeou
         raise StoreError(
             "PostgreSQL needs the driver psycopg. Run `pip install 'comfyk-storage[postgresql]'`."
         ) from error
+
+
+def still_there(file: Path) -> Callable[[], None]:
+    """A check that `file` is the one that it was when this was called; it raises StoreError when it is not.
+
+    A file that is deleted or replaced can be written to as long as it is open, and is gone afterwards.
+    """
+    opened = file.stat()
+
+    def check() -> None:
+        try:
+            found = file.stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
+            raise StoreError(
+                f"The database {file} was deleted or replaced while the server runs, so nothing can be kept in it. "
+                "Put it back if you can, and start the server again."
+            )
+
+    return check
 
 
 def _sqlite_pragmas(synchronous: str) -> Any:

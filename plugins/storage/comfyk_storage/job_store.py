@@ -20,7 +20,14 @@ from comfyk.jobs.store import (
 from sqlalchemy import Connection, Engine, bindparam, case, delete, func, select, update
 from sqlalchemy.sql import Executable
 
-from comfyk_storage.engine import READERS, make_sqlite_file, open_engine, parse_url, sqlite_path
+from comfyk_storage.engine import (
+    READERS,
+    make_sqlite_file,
+    open_engine,
+    parse_url,
+    sqlite_path,
+    still_there,
+)
 from comfyk_storage.errors import describe, store_error
 from comfyk_storage.lock import FileLock, lock_postgres
 from comfyk_storage.migrations import prepare
@@ -116,7 +123,8 @@ class SqlJobStore:
             _put_back(connection)
             ended = connection.scalar(select(func.max(jobs.c.history_seq))) or 0
             connection.commit()
-            return cls(engine, Writer(connection, connect, retention, place), lock, place, ended)
+            writer = Writer(connection, connect, retention, place, *([still_there(file)] if file else ()))
+            return cls(engine, writer, lock, place, ended)
         except Exception as error:
             if connection is not None:
                 connection.close()

@@ -52,12 +52,19 @@ class Writer:
     """The thread that writes, on `connection`; `connect` opens another when that was lost."""
 
     def __init__(
-        self, connection: Connection, connect: Callable[[], Connection], retention: Retention, place: str
+        self,
+        connection: Connection,
+        connect: Callable[[], Connection],
+        retention: Retention,
+        place: str,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` raises StoreError when what is written would be lost."""
         self._connection: Connection | None = connection
         self._connect = connect
         self._retention = retention
         self._place = place
+        self._check = check
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="comfyk-storage-writer", daemon=True)
@@ -149,6 +156,7 @@ class Writer:
         """Raises StoreError or _NothingChanged, and then nothing of it was kept."""
         connection: Connection | None = None
         try:
+            self._check()
             if self._connection is None:
                 self._connection = self._connect()
             connection = self._connection
