@@ -10,6 +10,16 @@ from comfyk.nodes.definition import InputTypes, LiveInputs, NodeDef
 from comfyk.nodes.registry import NodeRegistry
 
 
+class ClassGone(Exception):
+    """A pack took a node's class away since the prompt was accepted."""
+
+    def __init__(self, node_id: str, class_type: str) -> None:
+        super().__init__(
+            f"the class {class_type!r} is not installed any more; install its pack and queue it anew"
+        )
+        self.node_id = node_id
+
+
 class NodeClasses:
     """Answers, for a node id, what its class says."""
 
@@ -28,11 +38,11 @@ class NodeClasses:
         return definition
 
     def of(self, node_id: str) -> NodeDef:
-        """The node's class. Raises ValueError when a pack took it away since the prompt was accepted."""
+        """The node's class. Raises ClassGone."""
         class_type = self._prompt.get_node(node_id)["class_type"]
         definition = self.get(class_type)
         if definition is None:
-            raise ValueError(f"node {node_id}: its class {class_type!r} is not installed (any more)")
+            raise ClassGone(node_id, class_type)
         return definition
 
     def live(self, node_id: str) -> LiveInputs:

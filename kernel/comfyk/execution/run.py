@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfyk.context import Interrupted
 from comfyk.events import PreviewImage
 from comfyk.execution.cache import CacheEntry, Scope
-from comfyk.execution.classes import NodeClasses
+from comfyk.execution.classes import ClassGone, NodeClasses
 from comfyk.execution.node import Expands, NeedsInputs, NodeRunner, Waits
 from comfyk.execution.report import Report
 from comfyk.execution.results import Results
@@ -82,6 +82,8 @@ class JobRun:
             self.report.succeeded()
         except Interrupted:
             self.report.interrupted(node_id)
+        except ClassGone as error:
+            self._fail(error.node_id, error)
         except DependencyCycleError as error:
             # The client's own nodes were checked for cycles: blame one that an expansion added.
             added = (node for node in error.nodes if self.prompt.get_parent_node_id(node) is not None)

@@ -192,3 +192,16 @@ async def test_plugins_that_fail_to_make_a_part_are_recorded_and_the_kernels_is_
     await the_next_job_runs(k, n)
     (info,) = k.app.plugins.infos()
     assert {error.hook for error in info.errors} == {"comfyk_create_cache", "comfyk_create_executor"}
+
+
+async def test_a_class_that_is_gone_when_the_job_runs_is_named_with_its_node(hostile, n):
+    hostile.app.jobs.pause()
+    job = (await hostile.app.jobs.submit({"1": n.node("Base"), "show": n.node("Show", x=["1", 0])})).job
+    hostile.app.nodes.remove("Base")
+    waiting = asyncio.ensure_future(hostile.app.jobs.wait(job.id))
+    await asyncio.sleep(0)
+    hostile.app.jobs.resume()
+    outcome = await asyncio.wait_for(waiting, 10)
+    assert (outcome.error["node_id"], outcome.error["node_type"]) == ("1", "Base")
+    assert "not installed any more" in outcome.error["exception_message"]
+    await the_next_job_runs(hostile, n)
