@@ -69,6 +69,8 @@ async def test_it_loads_for_a_new_user_and_offers_templates(fresh_ui: Any) -> No
 async def test_a_template_opens(ui: Any) -> None:
     await ui.page.get_by_test_id("side-toolbar").get_by_label("Templates").click()
     await ui.dialog().get_by_placeholder("Search").fill("Z-Image-Turbo: Text to Image")
+    # The cards change places when the search takes effect, and a click would land on another one.
+    await expect(ui.dialog()).to_contain_text(re.compile(r"Showing \d{1,2} of"))
     await ui.dialog().get_by_test_id("template-workflow-image_z_image_turbo").click()
     await ui.until("app.graph.nodes.length > 0")
     await expect(ui.page.get_by_test_id("workflow-tab").last).to_contain_text("image_z_image_turbo")
