@@ -220,7 +220,9 @@ async def test_the_logs_panel_shows_the_log_and_goes_on(ui: Any) -> None:
         before,
     )
     ui.server.gate.touch()
-    await expect(ui.page.get_by_test_id("queue-overlay-toggle")).to_contain_text("0 active")
+    await ui.until(
+        "document.querySelector('[data-testid=terminal-root]').innerText.includes('Prompt executed in')"
+    )
 
 
 async def test_a_saved_picture_gives_its_workflow_back(ui: Any) -> None:

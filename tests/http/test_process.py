@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import sys
@@ -45,12 +46,17 @@ async def test_it_starts_runs_a_prompt_and_stops(tmp_path: Path) -> None:
         ):
             async with client.post("/prompt", json={"prompt": prompt, "client_id": "me"}) as response:
                 assert response.status == 200, await response.text()
+                job_id = (await response.json())["prompt_id"]
             async for message in ws:
                 data = json.loads(message.data)
                 if data["type"] == "executed":
                     assert data["data"]["output"] == {"text": ["hello"]}
                 elif data["type"] == "execution_success":
                     break
+            async with client.get("/internal/logs") as response:
+                log = await response.text()
+            assert f"got prompt {job_id}" in log
+            assert re.search(rf"Prompt executed in \d+\.\d\d seconds: {job_id}, completed", log), log
             started.send_signal(signal.SIGTERM)
             while (await ws.receive(10)).type is not aiohttp.WSMsgType.CLOSE:
                 pass

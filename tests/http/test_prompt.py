@@ -35,6 +35,14 @@ async def test_the_answer_says_what_was_queued(server: Any, new_id: str) -> None
     assert (status, answer) == (200, {"prompt_id": new_id, "number": 4.5, "node_errors": {}})
 
 
+async def test_links_may_name_nodes_by_number(server: Any) -> None:
+    prompt = server.show(5)
+    prompt["2"]["inputs"]["value"] = [1, 0]
+    entry = await server.run(prompt)
+    assert entry["outputs"] == {"2": {"text": ["5"]}}
+    assert entry["prompt"][2]["2"]["inputs"]["value"] == ["1", 0]
+
+
 async def test_no_content_type_is_needed(server: Any) -> None:
     body = json.dumps({"prompt": server.show()}).encode()
     for headers in ({"Content-Type": "application/x-www-form-urlencoded"}, {"Content-Type": "text/plain"}):

@@ -105,7 +105,6 @@ class Report:
         self._end(JobStatus.COMPLETED, ExecutionSuccess(**self._to))
 
     def interrupted(self, node_id: str | None) -> None:
-        log.info("job %s was interrupted", self._job.id)
         real, node_type = self._real(node_id)
         executed = list(self.executed)
         self._end(
@@ -161,6 +160,8 @@ class Report:
         self.outcome.messages.append((message.type, message.data()))
         self.last = message
         self.showing = None
+        seconds = (message.timestamp - (self.outcome.started_at or message.timestamp)) / 1000
+        log.info("Prompt executed in %.2f seconds: %s, %s", seconds, self._job.id, status)
 
 
 def _beyond_the_kernel(frames: TracebackType | None) -> TracebackType | None:

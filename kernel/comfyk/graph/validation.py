@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # Validation runs on the event loop: let others have a turn after so many nodes.
 _NODES_PER_TURN = 200
+# Numbers beyond this are no ids of nodes, and Python may refuse to write them out.
+_MAX_ID = 2**63
 
 
 class PromptError(Exception):
@@ -45,7 +47,11 @@ class ValidPrompt:
 
 
 def check_shape(prompt: Any) -> Prompt:
-    """Make sure that a prompt from outside is one, before anything else looks at it. Raises PromptError."""
+    """Make sure that a prompt from outside is one, before anything else looks at it. Raises PromptError.
+
+    Links by number (`[5, 0]`), as some clients write them, are made links by id (`["5", 0]`), in place. That takes
+    nothing from anybody: a list that is meant as a constant comes wrapped.
+    """
     if not isinstance(prompt, dict):
         raise PromptError(
             error("invalid_prompt", "The prompt is not an object", f"expected node ids, got {_kind(prompt)}")
@@ -61,6 +67,11 @@ def check_shape(prompt: Any) -> Prompt:
             raise PromptError(
                 error("invalid_prompt", f"The inputs of node '{node_id}' are not an object", details, where)
             )
+        for value in node["inputs"].values():
+            if type(value) is list and len(value) == 2 and type(value[0]) is int and 0 <= value[0] < _MAX_ID:
+                by_id = str(value[0])
+                if by_id in prompt:
+                    value[0] = by_id
     return prompt
 
 

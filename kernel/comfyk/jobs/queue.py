@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
 import logging
-import math
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from comfyk.graph.links import Prompt
 from comfyk.graph.validation import check_shape, validate_prompt
 from comfyk.jobs.model import Job, JobStatus, Outcome
 from comfyk.jobs.store import JobStore, StoreError, UnknownJobError
+from comfyk.jobs.waiting import WaitingJobs
 
 if TYPE_CHECKING:
     from comfyk.app import App
@@ -53,8 +51,7 @@ class JobQueue:
         self.store = store
         self.paused = False
         self._app = app
-        self._heap: list[tuple[float, int, str]] = []
-        self._pending: dict[str, tuple[tuple[float, int, str], Job]] = {}
+        self._pending = WaitingJobs()
         self._entering: Job | None = None
         """A job that is being stored as running; while there is one, no other is taken up."""
         self._entered: Job | None = None
@@ -64,7 +61,6 @@ class JobQueue:
         """A job that has run, and whose outcome is being stored."""
         self._cancelled: set[str] = set()
         self._stopping = False
-        self._sequence = itertools.count()
         self._next_number = 0
         self._wake = asyncio.Event()
         self._waiting: dict[str, list[asyncio.Future[Outcome]]] = {}
@@ -113,7 +109,7 @@ class JobQueue:
     @property
     def pending(self) -> list[Job]:
         """The jobs that wait, next one first."""
-        return [job for _, job in sorted(self._pending.values(), key=lambda item: item[0])]
+        return self._pending.in_order()
 
     @property
     def remaining(self) -> int:
@@ -168,6 +164,7 @@ class JobQueue:
         else:
             await self.store.add(job)
             self._push(job)
+        log.info("got prompt %s", job.id)
         self._changed()
         return Submission(job, valid.node_errors)
 
@@ -205,12 +202,12 @@ class JobQueue:
     async def delete(self, ids: Collection[str], user: str | None = None) -> list[str]:
         """Take waiting jobs out; returns the ids of those that were."""
         jobs = [
-            entry[1]
+            job
             for job_id in dict.fromkeys(ids)
-            if (entry := self._pending.get(job_id)) is not None and user in (None, entry[1].user)
+            if (job := self._pending.get(job_id)) is not None and user in (None, job.user)
         ]
         for job in jobs:
-            del self._pending[job.id]
+            self._pending.remove(job.id)
         try:
             await self.store.remove([job.id for job in jobs])
         except StoreError:
@@ -225,17 +222,15 @@ class JobQueue:
 
     async def clear(self, user: str | None = None) -> list[str]:
         """Take all waiting jobs out."""
-        return await self.delete(list(self._pending), user)
+        return await self.delete(self._pending.ids(), user)
 
     async def move(self, job_id: str, *, number: float | None = None, front: bool = False) -> bool:
         """Give a waiting job another place. Returns False when it does not wait (any more)."""
-        entry = self._pending.get(job_id)
-        if entry is None:
+        job = self._pending.get(job_id)
+        if job is None:
             return False
-        job = entry[1]
         if number is None:
-            others = [key[0] for key, other in self._pending.values() if other is not job]
-            number = (min(others, default=0) - 1) if front else (max(others, default=0) + 1)
+            number = self._pending.place_beyond(job, front=front)
         before, job.number = job.number, number
         try:
             await self.store.renumber(job)
@@ -312,7 +307,7 @@ class JobQueue:
         """The job to run now."""
         if self._entered is not None or self._entering is not None:
             return self._entered
-        return None if self.paused else self._pop()
+        return None if self.paused else self._pending.pop()
 
     async def _begin(self, job: Job) -> JobRun:
         """Make a job the running one, in the store too."""
@@ -375,20 +370,8 @@ class JobQueue:
                 future.set_result(freed)
 
     def _push(self, job: Job) -> None:
-        # A job that was running when the process ended comes before all others.
-        place = -math.inf if job.attempts else job.number
-        key = (place, next(self._sequence), job.id)
-        self._pending[job.id] = (key, job)
-        heapq.heappush(self._heap, key)
+        self._pending.push(job)
         self._wake.set()
-
-    def _pop(self) -> Job | None:
-        while self._heap:
-            key = heapq.heappop(self._heap)
-            entry = self._pending.get(key[2])
-            if entry is not None and entry[0] == key:  # else it was moved or taken out
-                return self._pending.pop(key[2])[1]
-        return None
 
     def _changed(self) -> None:
         self._app.events.emit(QueueChanged(queue_remaining=self.remaining))

@@ -325,3 +325,15 @@ async def test_a_chain_of_10000_nodes_validates(nodes):
     prompt["0"]["inputs"]["i"] = 99
     failure = await errors_of(nodes, prompt)
     assert failure.node_errors["0"]["dependent_outputs"] == ["show"]
+
+
+def test_links_by_number_become_links_by_id():
+    prompt = {
+        "1": node("Num", i=1, m={"__value__": [1, 0]}),
+        "2": node("Show", x=[1, 0], y=["1", 1]),
+        "3": node("Show", x=[7, 0], y=[10**5000, 0]),
+    }
+    check_shape(prompt)
+    assert prompt["1"]["inputs"]["m"] == {"__value__": [1, 0]}
+    assert prompt["2"]["inputs"] == {"x": ["1", 0], "y": ["1", 1]}
+    assert prompt["3"]["inputs"] == {"x": [7, 0], "y": [10**5000, 0]}
