@@ -40,7 +40,6 @@ ABSENT = (
     "/user.css",
     "/api/userdata/user.css",
     "/api/userdata/comfy.templates.json",
-    "/api/userdata/workflows%2F.index.json",  # the bookmarked workflows, looked for when the list is opened
 )
 """What a new user does not have, and the UI asks for all the same."""
 
@@ -72,6 +71,15 @@ class GatedSteps:
 
 
 NODE_CLASS_MAPPINGS = {"GatedSteps": GatedSteps}
+"""
+
+EXTENSION = """
+import { app } from "../../scripts/app.js";
+
+app.registerExtension({
+    name: "test.extension",
+    setup() { window.nodesSeenByThePack = Object.keys(LiteGraph.registered_node_types).length; },
+});
 """
 
 DROP = """([data, name, type, x, y]) => {
@@ -114,6 +122,11 @@ async def serving(base: Path) -> AsyncIterator[Server]:
     """`comfyk start` on a base folder."""
     (base / "custom_nodes").mkdir(parents=True)
     (base / "custom_nodes/gated.py").write_text(GATED)
+    (base / "custom_nodes/extended/web").mkdir(parents=True)
+    (base / "custom_nodes/extended/__init__.py").write_text(
+        "NODE_CLASS_MAPPINGS = {}\nWEB_DIRECTORY = './web'\n"
+    )
+    (base / "custom_nodes/extended/web/extension.js").write_text(EXTENSION)
     env = {key: value for key, value in os.environ.items() if not key.startswith("COMFYK_")}
     log = base / "log.txt"
     with log.open("wb") as out:

@@ -66,6 +66,11 @@ async def test_it_loads_for_a_new_user_and_offers_templates(fresh_ui: Any) -> No
     await expect(fresh_ui.page.get_by_test_id("queue-button")).to_be_enabled()
 
 
+async def test_a_packs_script_runs_in_the_page(ui: Any) -> None:
+    assert await ui.page.evaluate("app.extensions.some((one) => one.name === 'test.extension')")
+    await ui.until("window.nodesSeenByThePack > 100")
+
+
 async def test_a_template_opens(ui: Any) -> None:
     await ui.page.get_by_test_id("side-toolbar").get_by_label("Templates").click()
     await ui.dialog().get_by_placeholder("Search").fill("Z-Image-Turbo: Text to Image")
@@ -177,6 +182,7 @@ async def test_a_workflow_is_saved_loaded_and_deleted(ui: Any) -> None:
     await ui.new_workflow()
     await tab.hover()
     await tab.get_by_label("Close").click()
+    ui.expected.append("workflows%2F.index.json")  # the favourites, of which a new user has none
     await ui.page.get_by_test_id("workflows-tab-button").click()
     entry = ui.page.get_by_test_id("workflows-sidebar").get_by_role("treeitem", name="mine")
     await entry.click()
