@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from comfyk.app import App
+    from comfyk.jobs.model import Job
 
 _app: ContextVar[App] = ContextVar("comfyk_app")
 _call: ContextVar[NodeCall | None] = ContextVar("comfyk_node_call", default=None)
@@ -27,6 +28,8 @@ class Run(Protocol):
     """The part of a running job that a node may reach."""
 
     job_id: str
+    job: Job
+    """What runs, with the `extra_data` that the client sent along."""
 
     def progress(self, node_id: str, value: float, total: float, preview: Any | None = None) -> None: ...
     def progress_text(self, node_id: str, text: str) -> None: ...

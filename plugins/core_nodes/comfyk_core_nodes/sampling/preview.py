@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 Previewer = Callable[[Tensor], Tensor]
 """A denoised latent, `[B, C, ...]`, to a picture of its first item, `[H, W, 3]` in -1..1."""
 
+PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
+"""What `execution.preview_method` can be, and `preview_method` in a prompt's `extra_data`."""
 PREVIEW_SIZE = 512
 """Pixels of a preview's longer side."""
 _JPEG_QUALITY = 95
