@@ -307,7 +307,8 @@ class X4Upscaler(BaseModel):
         strength = kwargs.get("noise_augmentation", 0.0)
         level = round(self.noise_augmentor.max_noise_level * strength)
         if strength > 0:
-            image = self.noise_augmentor(image, level, kwargs["seed"] - 10)
+            generator = torch.Generator().manual_seed(kwargs["seed"] - 10)
+            image = self.noise_augmentor(image, level, generator)
         conds = super().extra_conds(**kwargs)
         conds["c_concat"] = CONDNoiseShape(spread_over_batch(image, noise.shape[0]))
         conds["y"] = CONDRegular(torch.tensor([level], device=device))

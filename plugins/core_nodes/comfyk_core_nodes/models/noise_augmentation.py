@@ -24,9 +24,8 @@ class NoiseAugmentation:
         self.noise = (1.0 - alphas).sqrt().float()
         self.max_noise_level = max_noise_level
 
-    def __call__(self, x: Tensor, level: int, seed: int | None = None) -> Tensor:
-        """`x` with noise of step `level`, drawn on the CPU from `seed`, or from torch's own state."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+    def __call__(self, x: Tensor, level: int, generator: torch.Generator) -> Tensor:
+        """`x` with noise of step `level`, drawn on the CPU from `generator`."""
         noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
         return self.signal[level].to(x) * x + self.noise[level].to(x) * noise
 
@@ -36,24 +35,29 @@ def unclip_vector(
     device: torch.device,
     augmentation: NoiseAugmentation,
     noise_augment_merge: float = 0.0,
-    seed: int | None = None,
+    seed: int = 0,
 ) -> Tensor:
-    """The vector `[1, 2 * D]` for unCLIP: the noised embeddings of all pictures, weighted, and the noise's level."""
+    """The vector `[1, 2 * D]` for unCLIP: the noised embeddings of all pictures, weighted, and the noise's level.
+
+    Every picture gets the noise that `seed` begins with. What several are merged into gets what follows it.
+    """
+    generator = torch.Generator()
     vectors: list[Tensor] = []
-    levels: list[float] = []
     for cond in unclip_conditioning:
         for embed in cond["clip_vision_output"].image_embeds:
             level = round((augmentation.max_noise_level - 1) * cond["noise_augmentation"])
-            vectors.append(_with_level(embed.to(device), level, augmentation, seed) * cond["strength"])
-            levels.append(cond["noise_augmentation"])
+            generator.manual_seed(seed)
+            vectors.append(_with_level(embed.to(device), level, augmentation, generator) * cond["strength"])
     if len(vectors) == 1:
         return vectors[0]
     merged = torch.stack(vectors).sum(0)
     level = round((augmentation.max_noise_level - 1) * noise_augment_merge)
-    return _with_level(merged[:, : merged.shape[1] // 2], level, augmentation, None)
+    return _with_level(merged[:, : merged.shape[1] // 2], level, augmentation, generator)
 
 
-def _with_level(embed: Tensor, level: int, augmentation: NoiseAugmentation, seed: int | None) -> Tensor:
+def _with_level(
+    embed: Tensor, level: int, augmentation: NoiseAugmentation, generator: torch.Generator
+) -> Tensor:
     embed = embed.reshape(1, -1)
     place = timestep_embedding(torch.tensor([level], device=embed.device), embed.shape[1])
-    return torch.cat([augmentation(embed, level, seed), place], dim=1)
+    return torch.cat([augmentation(embed, level, generator), place], dim=1)
