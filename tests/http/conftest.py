@@ -41,13 +41,17 @@ class Number:
         return (value,)
 
 
-class Show:
-    """An output node that shows a number."""
+class Output:
+    """What all output nodes have."""
 
     RETURN_TYPES = ()
     FUNCTION = "run"
     CATEGORY = "test"
     OUTPUT_NODE = True
+
+
+class Show(Output):
+    """An output node that shows a number."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -64,7 +68,7 @@ class Fails(Show):
         raise ValueError(f"no luck with {value}")
 
 
-class Steps(Show):
+class Steps(Output):
     """Reports so many steps of progress, each with a preview of `size` bytes, at the given pace."""
 
     @classmethod

@@ -395,11 +395,19 @@ async def test_what_is_no_picture_has_no_preview(server: Any, tmp_path: Path) ->
         "bomb.png": _bomb(),
     }.items():
         (tmp_path / "output" / name).write_bytes(data)
-        for query in ("preview=webp", "channel=rgb", "channel=a"):
+        for query in ("channel=rgb", "channel=a", "preview=webp&channel=a"):
             status, answer = await server.get(f"/view?filename={name}&{query}")
-            assert status == 422, (name, query)
+            assert status == 404, (name, query)
             assert answer["error"]["type"] == "not_a_picture"
-        assert await server.get(f"/view?filename={name}") == (200, data)
+        for query in ("", "&preview=webp"):
+            assert await server.get(f"/view?filename={name}{query}") == (200, data)
+
+
+async def test_a_page_is_not_shown_as_its_own_preview(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "output" / "page.svg").write_bytes(b"<svg onload='alert(1)'/>")
+    async with server.client.get("/view?filename=page.svg&preview=webp") as response:
+        assert response.headers["Content-Type"] == "application/octet-stream"
+        assert response.headers["Content-Disposition"].startswith("attachment")
 
 
 def _bomb() -> bytes:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import aiohttp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 FUZZ = settings(
     max_examples=60,
@@ -54,7 +55,7 @@ bodies = st.fixed_dictionaries(
 )
 
 
-async def fine(server: Any, method: str, path: str, **options: Any) -> int:
+async def fine(server: Any, method: str, path: str | URL, **options: Any) -> int:
     """Send a request, and see that the answer is none to be ashamed of."""
     async with server.client.request(method, path, **options) as response:
         text = await response.read()
@@ -202,8 +203,6 @@ async def test_queries(server: Any, path: str, query: list[tuple[str, str]]) -> 
     rest=texts,
 )
 async def test_paths(server: Any, prefix: str, rest: str) -> None:
-    from yarl import URL
-
     await fine(server, "GET", URL(server.url + prefix + quote(rest, safe=""), encoded=True))
 
 

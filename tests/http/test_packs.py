@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +99,9 @@ async def test_assets_are_off(server: Any) -> None:
     for method, path in (("GET", "/assets"), ("POST", f"/api/assets/{id}/tags"), ("GET", "/tags"),
                          ("GET", f"/assets/{id}/content"), ("POST", "/assets/seed")):  # fmt: skip
         status, answer = await server.request(method, path)
-        assert (status, answer["error"]["code"]) == (503, "SERVICE_DISABLED")
+        assert (status, answer["error"]["code"]) == (404, "SERVICE_DISABLED")
     async with server.client.head("/api/assets/hash/blake3:x") as response:
-        assert response.status == 503
+        assert response.status == 404
 
 
 # --- the log ----------------------------------------------------------------------------------------------------
@@ -112,6 +114,7 @@ async def test_the_log_is_shown_and_followed(server: Any) -> None:
     assert "[WARNING] before 1\n" in text.decode()
     _, raw = await server.get("/internal/logs/raw")
     assert raw["entries"][-1]["m"] == "[WARNING] before 1\n"
+    assert abs(raw["entries"][-1]["t"] / 1000 - time.time()) < 60
     assert raw["size"]["cols"] > 0
     async with server.socket("me") as ws, server.socket("other") as other:
         subscribe = {"clientId": "me", "enabled": True}
@@ -119,6 +122,7 @@ async def test_the_log_is_shown_and_followed(server: Any) -> None:
         logging.getLogger("test").warning("after")
         logging.getLogger("test").warning("last")
         messages = await ws.until("logs")
+        assert datetime.fromisoformat(messages[-1]["data"]["entries"][0]["t"])
         assert [entry["m"] for entry in messages[-1]["data"]["entries"]] == [
             "[WARNING] after\n",
             "[WARNING] last\n",
@@ -129,7 +133,6 @@ async def test_the_log_is_shown_and_followed(server: Any) -> None:
         assert await other.rest() == []
     unknown = {"clientId": "nobody", "enabled": True}
     assert (await server.request("PATCH", "/internal/logs/subscribe", json=unknown))[0] == 200
-    assert (await server.request("PATCH", "/internal/logs/subscribe", json={"clientId": "me"}))[0] == 400
 
 
 async def test_what_is_printed_is_in_the_log(server: Any) -> None:
@@ -147,4 +150,4 @@ async def test_folders_and_files(server: Any) -> None:
     write(server.app.folders.output / ".hidden", "1")
     write(server.app.folders.output / "sub" / "b.png", "1")
     assert await server.get("/internal/files/output") == (200, ["a.png [output]"])
-    assert (await server.get("/internal/files/user"))[0] == 400
+    assert await server.get("/internal/files/user") == (200, [])

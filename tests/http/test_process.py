@@ -105,7 +105,7 @@ async def test_memory_does_not_grow_with_files(tmp_path: Path) -> None:
     size, most = 64 * MB, 0
     async with (
         process(
-            tmp_path, "--port", "0", "--max-upload-size", "100", "--set", "plugins.disabled=core_nodes"
+            tmp_path, "--port", "0", "--max-upload-size", "100", "--set", "plugins.disabled=core-nodes"
         ) as started,
         aiohttp.ClientSession(await url_of(started)) as client,
     ):

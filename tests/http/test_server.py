@@ -372,15 +372,12 @@ async def test_memory_is_freed(server: Any) -> None:
         assert isinstance(answer, dict)
 
 
-@pytest.mark.parametrize("path", ["/queue", "/history", "/interrupt", "/free", "/jobs/cancel"])
-@pytest.mark.parametrize(
-    "body", [b"x", b"[]", b"\xff", b'{"delete": 5, "prompt_id": [], "free_memory": [], "job_ids": [[]]}']
-)
-async def test_bad_bodies(server: Any, path: str, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"x", b"[]", b"\xff", b'{"job_ids": [[]]}', b'{"job_ids": 5}'])
+async def test_bad_bodies(server: Any, body: bytes) -> None:
     for prefix in ("", "/api"):
-        status, answer = await server.post(prefix + path, data=body)
+        status, answer = await server.post(f"{prefix}/jobs/cancel", data=body)
         assert status == 400
-        assert isinstance(answer["error"], str if "jobs" in path else dict)
+        assert isinstance(answer["error"], str)
 
 
 async def test_users_see_their_own_jobs_only(start: Any) -> None:

@@ -135,7 +135,7 @@ async def test_nothing_outside_is_read(trapped: Any, path: str, query: str) -> N
 
 
 async def test_no_link_to_the_outside_is_listed(trapped: Any) -> None:
-    for path in ("/userdata?dir=.&recurse=true", "/userdata?dir=&recurse=true", "/v2/userdata"):
+    for path in ("/userdata?dir=.&recurse=true", "/v2/userdata"):
         status, body = await ask(trapped, "GET", URL(trapped.url + path))
         assert (status, json.loads(body)) == (200, [])
     for path in ("/workflow_templates", "/global_subgraphs"):

@@ -10,6 +10,9 @@ from urllib.parse import quote
 from aiohttp import web
 from comfyk.wire import dumps
 
+IGNORED = "Comfyk-Ignored"
+"""The header of an answer that names what the request held in vain: fields, or `body`."""
+
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 
@@ -18,12 +21,12 @@ def json_answer(value: Any, *, headers: Mapping[str, str] | None = None) -> web.
     return json_bytes(dumps(value), headers=headers)
 
 
-def success() -> web.Response:
-    """200, for what has nothing to tell.
+def success(*, ignored: str | None = None) -> web.Response:
+    """200, for what has nothing to tell; `ignored` names what of the request could not be used.
 
     Not without a body: to Chromium a request is aborted when its answer is empty and no script reads that.
     """
-    return json_answer(None)
+    return json_answer(None, headers=None if ignored is None else {IGNORED: ignored})
 
 
 def json_bytes(body: bytes, *, headers: Mapping[str, str] | None = None) -> web.Response:

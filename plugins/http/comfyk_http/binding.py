@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 from aiohttp import web
-from comfyk.api import Operation, operation_of
+from comfyk.api import ApiError, Operation, operation_of
 from pydantic import BaseModel
 
+from comfyk_http.answers import IGNORED
 from comfyk_http.errors import Handler
-from comfyk_http.requests import parse, parse_query, read_json, read_value
+from comfyk_http.requests import Forgiving, forgive, parse, query_of, read_json, read_value
+
+log = logging.getLogger(__name__)
 
 
 def bind(handler: Any) -> Handler:
@@ -24,10 +28,22 @@ def bind(handler: Any) -> Handler:
 
     @functools.wraps(handler)
     async def bound(request: web.Request) -> web.StreamResponse:
-        given = {}
+        given: dict[str, Any] = {}
+        ignored: list[str] = []
         for part, model in operation.reads.items():
-            given[part] = parse_query(model, request) if part == "query" else await _body(operation, request)
-        return await handler(request, **given)
+            if isinstance(model, type) and issubclass(model, Forgiving):
+                sent = query_of(request) if part == "query" else await _whatever(request)
+                given[part], wrong = forgive(model, sent)
+                ignored += wrong
+            elif part == "query":
+                given[part] = parse(model, query_of(request))
+            else:
+                given[part] = await _body(operation, request)
+        response = await handler(request, **given)
+        if ignored:
+            log.debug("%s %s: ignored %s", request.method, request.path, ", ".join(ignored))
+            response.headers[IGNORED] = ", ".join(ignored)
+        return response
 
     return bound
 
@@ -37,3 +53,12 @@ async def _body(operation: Operation, request: web.Request) -> Any:
     if isinstance(model, type) and issubclass(model, BaseModel):
         return parse(model, await read_json(request, optional=operation.optional_body))
     return await read_value(request)
+
+
+async def _whatever(request: web.Request) -> Any:
+    """The body as JSON of any kind; none at all is an empty object, and what is no JSON stays as it is."""
+    sent = await request.read()
+    try:
+        return await read_value(request) if sent.strip() else {}
+    except ApiError:
+        return sent

@@ -1,7 +1,8 @@
 """What requests may hold: pydantic models of bodies and queries, and the one way to read them.
 
 Clients of ComfyUI rarely set a content type, so a JSON body counts by what it is, not by its header. Unknown fields
-are ignored, since newer clients send more.
+are ignored, since newer clients send more. A value that cannot be is refused with 400, but for the operations that
+ComfyUI's API lets answer with nothing but 200: those do without it (`Forgiving`) and name it in a header.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from aiohttp import web
 from comfyk.api import ApiError, BadField
 from comfyk.jobs.model import JobStatus
 from comfyk.wire import loads
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from comfyk_http.keys import SETTINGS, USERS
 from comfyk_http.users import DEFAULT, SYSTEM_PREFIX, UnknownUserError
 
 M = TypeVar("M", bound=BaseModel)
+F = TypeVar("F", bound="Forgiving")
 
 _ROOM = 50  # levels of nesting, out of about 200
 _FAR = 2**31 - 1  # beyond it nothing is ever stored, and databases refuse the number
@@ -40,11 +42,28 @@ def _lower(value: Any) -> Any:
 
 
 Rows = Annotated[int, BeforeValidator(_near)]
+JobId = Annotated[Any, Field(json_schema_extra={"type": "string", "format": "uuid"})]
+"""A job's id, or whatever a client sends in its place: that is no job's id."""
 
 
 class Body(BaseModel):
     # Validators are built when they are first needed: the start does not wait for them.
     model_config = ConfigDict(extra="ignore", defer_build=True)
+
+
+def _required(*names: str) -> ConfigDict:
+    """The document requires these fields; without one the operation answers as it does when nothing is found."""
+    return ConfigDict(json_schema_extra={"required": list(names)})
+
+
+class Forgiving(Body):
+    """A body or a query of which values that cannot be are left out, as if they had not been sent.
+
+    For operations that ComfyUI's API gives no status for a refusal. Every field has a default that does nothing.
+    """
+
+    refused: ClassVar[tuple[str, ...]] = ()
+    """Fields that are refused all the same, since ComfyUI's API does not know them."""
 
 
 def _true(value: Any) -> bool:
@@ -65,7 +84,7 @@ class PromptRequest(Body):
     """A prompt to execute."""
 
     prompt: dict[str, Any]
-    prompt_id: Annotated[Any, Field(json_schema_extra={"type": "string", "format": "uuid"})] = None
+    prompt_id: JobId = None
     number: Annotated[float, Field(ge=-1e15, le=1e15)] | None = None
     front: bool = False
     extra_data: dict[str, Any] | None = None
@@ -81,8 +100,10 @@ class MoveRequest(Body):
     number: Annotated[float, Field(ge=-1e15, le=1e15)] | None = None
 
 
-class QueueRequest(Body):
+class QueueRequest(Forgiving):
     """`POST /queue`: what ComfyUI takes, and `pause`, `resume` and `move`."""
+
+    refused = ("pause", "resume", "move")
 
     clear: bool = False
     delete: list[str] = []
@@ -91,26 +112,32 @@ class QueueRequest(Body):
     move: MoveRequest | None = None
 
 
-class HistoryRequest(Body):
+class HistoryRequest(Forgiving):
     clear: bool = False
     delete: list[str] = []
 
 
-class InterruptRequest(Body):
-    prompt_id: str | None = None
+class InterruptRequest(Forgiving):
+    prompt_id: JobId = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_no_job(cls, sent: Any) -> Any:
+        # Without an id everything is interrupted: not by a request that was meant to say something else.
+        return sent if isinstance(sent, dict) or sent is None else {"prompt_id": sent}
 
 
-class FreeRequest(Body):
+class FreeRequest(Forgiving):
     unload_models: bool = False
     free_memory: bool = False
 
 
-class HistoryQuery(Body):
+class HistoryQuery(Forgiving):
     max_items: Rows | None = None
     offset: Rows | None = None
 
 
-class JobsQuery(Body):
+class JobsQuery(Forgiving):
     status: str = ""
     workflow_id: str | None = None
     sort_by: Annotated[
@@ -120,17 +147,14 @@ class JobsQuery(Body):
     sort_order: Annotated[Literal["asc", "desc"], BeforeValidator(lambda value: _lower(value) or "desc")] = (
         "desc"
     )
-    limit: Annotated[Rows, Field(gt=0)] | None = None
+    limit: Annotated[Rows, Field(ge=0)] | None = None
     offset: Rows = 0
 
     @property
     def statuses(self) -> list[JobStatus] | None:
-        """None for all. Raises BadField for a status that there is not."""
-        names = [name.strip().lower() for name in self.status.split(",") if name.strip()]
-        known = [status.value for status in JobStatus]
-        if unknown := [name for name in names if name not in known]:
-            raise BadField("status", f"there is no {', '.join(unknown)}; valid values: {', '.join(known)}")
-        return [JobStatus(name) for name in names] or None
+        """None for all. No job has a status that there is not."""
+        names = {name.strip().lower() for name in self.status.split(",") if name.strip()}
+        return [status for status in JobStatus if status.value in names] if names else None
 
 
 class CancelRequest(Body):
@@ -138,28 +162,40 @@ class CancelRequest(Body):
 
 
 class ViewQuery(Body):
-    filename: str
-    type: Literal["input", "output", "temp"] = "output"
-    subfolder: str | None = None
+    model_config = _required("filename")
+
+    filename: str = ""
+    type: Annotated[str, Field(json_schema_extra={"enum": ["input", "output", "temp"]})] = "output"
+    subfolder: str = ""
     preview: str | None = None
-    channel: Literal["rgba", "rgb", "a"] | None = None
+    channel: Annotated[str, Field(json_schema_extra={"enum": ["rgba", "rgb", "a"]})] | None = None
 
 
 class FilenameQuery(Body):
-    filename: str
+    model_config = _required("filename")
+
+    filename: str = ""
 
 
 class UploadForm(Body):
-    """The fields of an upload; the file is `image`."""
+    """The fields of an upload; the file is `image`, which is read as its name."""
 
     image: Annotated[str, Field(json_schema_extra={"format": "binary"})]
-    type: Literal["input", "temp", "output"] = "input"
+    type: Annotated[Literal["input", "temp", "output"], BeforeValidator(lambda value: value or "input")] = (
+        "input"
+    )
     overwrite: str = ""
     subfolder: str = ""
 
+    @property
+    def overwrites(self) -> bool:
+        return _true(self.overwrite)
+
 
 class ListQuery(Body):
-    dir: str
+    model_config = _required("dir")
+
+    dir: str = ""
     """Relative to the user's folder."""
     recurse: Flag = False
     full_info: Flag = False
@@ -175,7 +211,7 @@ class WriteQuery(Body):
     full_info: Flag = False
 
 
-class SettingsRequest(Body):
+class SettingsRequest(Forgiving):
     """Values by key."""
 
     model_config = ConfigDict(extra="allow")
@@ -185,9 +221,11 @@ class NewUser(Body):
     username: str
 
 
-class LogSubscription(Body):
-    client_id: Annotated[str, Field(alias="clientId")]
-    enabled: bool
+class LogSubscription(Forgiving):
+    model_config = _required("clientId", "enabled")
+
+    client_id: Annotated[str, Field(alias="clientId")] = ""
+    enabled: bool = False
 
 
 class SocketQuery(Body):
@@ -202,10 +240,15 @@ class OriginalRef(Body):
     type: str = "output"
 
 
+def _from_json(value: Any) -> Any:
+    """A form's fields are text. Raises ValueError."""
+    return loads(value) if isinstance(value, str) else value
+
+
 class MaskForm(UploadForm):
     """A mask: the alpha channel of `image` goes into a copy of the picture that `original_ref` names."""
 
-    original_ref: OriginalRef
+    original_ref: Annotated[OriginalRef, BeforeValidator(_from_json)]
 
 
 def _loads(data: bytes) -> Any:
@@ -238,20 +281,35 @@ async def read_json(request: web.Request, *, optional: bool = False) -> dict[str
     return body
 
 
-def parse(model: type[M], values: Any, *, within: str = "") -> M:
-    """Check a body, a query, or a part of one that is called `within`. Raises BadField for the first wrong field."""
+def parse(model: type[M], values: Any) -> M:
+    """Check a body, a form or a query. Raises BadField for the first wrong field."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(map(str, (*filter(None, [within]), *first["loc"])))
-        raise BadField(field, first["msg"]) from None
+        raise BadField(".".join(map(str, first["loc"])), first["msg"]) from None
 
 
-def parse_query(model: type[M], request: web.Request) -> M:
-    """Check the query string; of a repeated parameter the first counts."""
+def query_of(request: web.Request) -> dict[str, str]:
+    """The query string; of a repeated parameter the first counts."""
     query = request.query
-    return parse(model, {name: query[name] for name in query})
+    return {name: query[name] for name in query}
+
+
+def forgive(model: type[F], values: Any) -> tuple[F, list[str]]:
+    """Check what a forgiving operation was sent. Returns what can be used of it, and the names of what cannot.
+
+    Raises BadField for the fields that are refused all the same.
+    """
+    try:
+        return model.model_validate(values), []
+    except ValidationError as error:
+        if not isinstance(values, dict):
+            return model(), ["body"]
+        wrong = {str(one["loc"][0]) for one in error.errors(include_url=False)}
+    if not wrong.isdisjoint(model.refused):
+        return parse(model, values), []
+    return model.model_validate({name: values[name] for name in values if name not in wrong}), sorted(wrong)
 
 
 def is_job_id(value: object) -> bool:

@@ -260,14 +260,14 @@ class SystemInfo(Part):
     ram_total: int
     ram_free: int
     required_frontend_version: str = ""
-    installed_templates_version: str | None = None
-    required_templates_version: str | None = None
+    installed_templates_version: str = ""
+    required_templates_version: str = ""
 
 
 class DeviceStats(Part):
     name: str
     type: str
-    index: float | None
+    index: float
     vram_total: int
     vram_free: int
     torch_vram_total: int
@@ -379,9 +379,9 @@ class SubgraphData(Part):
     """The blueprint's JSON, as a text."""
 
 
-class LogEntry(Part):
-    t: str
-    """When, in ISO format."""
+class RawLogEntry(Part):
+    t: float
+    """When, in milliseconds since the epoch. (The WebSocket's message `logs` has it in ISO format.)"""
     m: str
 
 
@@ -391,5 +391,5 @@ class LogSize(Part):
 
 
 class RawLogs(Part):
-    entries: list[LogEntry]
+    entries: list[RawLogEntry]
     size: LogSize

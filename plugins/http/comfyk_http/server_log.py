@@ -19,6 +19,11 @@ Entry = dict[str, str]
 """`t`: when, in ISO format; `m`: what, with the line's end."""
 
 
+def in_milliseconds(time: str) -> int:
+    """An entry's time as milliseconds since the epoch."""
+    return round(datetime.fromisoformat(time).timestamp() * 1000)
+
+
 class ServerLog(logging.Handler):
     """Keeps the last entries, and tells listeners of new ones, in the thread that wrote them."""
 

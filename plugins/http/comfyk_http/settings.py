@@ -24,7 +24,7 @@ class HttpSettings(Section):
 
     listen: Annotated[str, Option("--listen", bare="0.0.0.0,::", metavar="ADDRESSES")] = "127.0.0.1"
     """The addresses to listen on, separated by commas; `--listen` alone means all."""
-    port: Annotated[int, Option("--port")] = Field(8188, ge=0, le=65535)
+    port: Annotated[int, Option("--port")] = Field(default=8188, ge=0, le=65535)
     """The port to listen on; 0 takes any free one."""
     tls_keyfile: Annotated[AbsolutePath | None, Option("--tls-keyfile", metavar="FILE")] = None
     """The key of the TLS certificate."""
@@ -32,9 +32,9 @@ class HttpSettings(Section):
     """The TLS certificate; with it and its key the server speaks https."""
     cors_origin: Annotated[str | None, Option("--enable-cors-header", bare="*", metavar="ORIGIN")] = None
     """The web site whose pages may call this server, such as `https://example.org`; `*` is any."""
-    allowed_hosts: list[str] = Field([])
+    allowed_hosts: list[str] = Field(default=[])
     """Further names that this server is reached by, such as `comfy.example.org`; `*` is any."""
-    max_upload_size_mb: Annotated[float, Option("--max-upload-size", metavar="MB")] = Field(100, gt=0)
+    max_upload_size_mb: Annotated[float, Option("--max-upload-size", metavar="MB")] = Field(default=100, gt=0)
     """The largest request body, in megabytes."""
     multi_user: Annotated[bool, Option("--multi-user")] = False
     """Keep the queue and the history of each `Comfy-User` apart."""
@@ -46,9 +46,9 @@ class HttpSettings(Section):
     """Whether clients need a token (`comfyk token create`): `auto` is when the server listens beyond loopback."""
     compress: Annotated[bool, Option("--enable-compress-response-body")] = False
     """Compress JSON and text for clients that take it."""
-    client_buffer_mb: float = Field(8, gt=0)
+    client_buffer_mb: float = Field(default=8, gt=0)
     """How much may wait for a slow WebSocket client before it is dropped, in megabytes."""
-    client_timeout: float = Field(30, gt=0)
+    client_timeout: float = Field(default=30, gt=0)
     """How many seconds a WebSocket client may take in nothing before it is dropped."""
 
     @property

@@ -1,4 +1,7 @@
-"""The asset routes while no plugin serves them: they say so, as ComfyUI does without `--enable-assets`."""
+"""The asset routes while no plugin serves them: they say so, as ComfyUI does without `--enable-assets`.
+
+With 404, since the API gives some of these operations that status and none of them 503.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _OPERATIONS = (
 
 
 def gated_routes() -> list[web.RouteDef]:
-    """Every asset operation, answered with 503. A plugin that serves the same paths takes their place."""
+    """Every asset operation, answered with 404. A plugin that serves the same paths takes their place."""
     return [web.route(method, path, _gate(id)) for method, path, id in _OPERATIONS]
 
 
@@ -39,12 +42,12 @@ def _gate(id: str) -> Handler:
         id,
         "Not available: no plugin for assets is installed",
         tag="assets",
-        answers={503: gives("There are no assets on this server", "CodedError")},
+        answers={404: gives("There are no assets on this server", "CodedError")},
     )
     async def gate(request: web.Request) -> web.Response:
         """`/features` says `assets: false`."""
         raise ApiError(
-            503,
+            404,
             "SERVICE_DISABLED",
             "The asset system is off. Install or enable the assets plugin to use it.",
         )

@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 
 from aiohttp import web
-from comfyk.api import BadField
 
 from comfyk_http.answers import json_answer, success
 from comfyk_http.described import done, gives, operation, sends
 from comfyk_http.keys import APP, LOG_FEED
 from comfyk_http.log_feed import terminal_size
 from comfyk_http.requests import LogSubscription
-from comfyk_http.server_log import SERVER_LOG
+from comfyk_http.server_log import SERVER_LOG, in_milliseconds
 from comfyk_http.uploads import is_leftover
 
 
@@ -36,8 +35,9 @@ async def get_logs(request: web.Request) -> web.Response:
     answers={200: gives("Entries, and the size of the terminal", "RawLogs")},
 )
 async def get_raw_logs(request: web.Request) -> web.Response:
-    """What is printed counts as well."""
-    return json_answer({"entries": SERVER_LOG.entries(), "size": terminal_size()})
+    """What is printed counts as well. Times are milliseconds since the epoch."""
+    entries = [{**entry, "t": in_milliseconds(entry["t"])} for entry in SERVER_LOG.entries()]
+    return json_answer({"entries": entries, "size": terminal_size()})
 
 
 @operation(
@@ -71,12 +71,12 @@ async def get_folder_paths(request: web.Request) -> web.Response:
     answers={200: gives("Names with the folder, newest first", list[str])},
 )
 async def get_files(request: web.Request) -> web.Response:
-    """`directory_type` is one of `input`, `output` and `temp`."""
+    """`directory_type` is one of `input`, `output` and `temp`; there are no files of any other."""
     type = request.match_info["directory_type"]
     try:
         folder = request.app[APP].folders.directory(type)
-    except ValueError as error:
-        raise BadField("directory_type", str(error)) from None
+    except ValueError:
+        return json_answer([])
     names = await asyncio.to_thread(_newest_first, folder)
     return json_answer([f"{name} [{type}]" for name in names])
 

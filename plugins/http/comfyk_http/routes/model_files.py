@@ -99,15 +99,14 @@ async def get_preview(request: web.Request) -> web.Response:
     "viewMetadata",
     "What is written in a model file",
     tag="view",
-    query=FilenameQuery,
     answers={
         200: gives("What its maker wrote into it", dict[str, Any]),
         404: gives("There is no such file, or nothing in it", "ErrorObject"),
     },
 )
-async def view_metadata(request: web.Request) -> web.Response:
+async def view_metadata(request: web.Request, query: FilenameQuery) -> web.Response:
     """Read from the header of a safetensors file; the weights are not touched."""
-    folder, filename = request.match_info["folder_name"], request.query.get("filename", "")
+    folder, filename = request.match_info["folder_name"], query.filename
     metadata = None
     if filename.endswith(".safetensors"):
         try:

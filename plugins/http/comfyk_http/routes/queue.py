@@ -11,7 +11,7 @@ from comfyk.jobs.model import Job
 from comfyk_http.answers import json_answer, success
 from comfyk_http.described import done, gives, operation
 from comfyk_http.keys import APP, SETTINGS
-from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, view_of
+from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, is_job_id, view_of
 
 
 @operation(
@@ -81,7 +81,10 @@ async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
 )
 async def interrupt(request: web.Request, body: InterruptRequest) -> web.Response:
     """With a `prompt_id` only if that job is the running one."""
-    request.app[APP].jobs.interrupt(body.prompt_id or None)
+    if body.prompt_id in (None, ""):
+        request.app[APP].jobs.interrupt(None)
+    elif is_job_id(body.prompt_id):
+        request.app[APP].jobs.interrupt(body.prompt_id)
     return success()
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from comfyk.api import ApiError
 
 from comfyk_http import user_settings
 from comfyk_http.answers import json_answer, success
 from comfyk_http.described import done, gives, operation
-from comfyk_http.requests import SettingsRequest, folder_of
+from comfyk_http.requests import SettingsRequest, folder_of, read_value
 
 
 @operation(
@@ -42,11 +43,20 @@ async def get_setting(request: web.Request) -> web.Response:
 
 
 @operation(
-    "updateSetting", "Change one setting", tag="settings", user=True, answers={200: done("It is kept")}
+    "updateSetting",
+    "Change one setting",
+    tag="settings",
+    body=Any,
+    user=True,
+    answers={200: done("It is kept")},
 )
-async def update_setting(request: web.Request, body: Any) -> web.Response:
-    """The body is the value."""
-    await _update(request, {request.match_info["id"]: body})
+async def update_setting(request: web.Request) -> web.Response:
+    """The body is the value; without one that is JSON the setting stays as it is."""
+    try:
+        value = await read_value(request)
+    except ApiError:
+        return success(ignored="body")
+    await _update(request, {request.match_info["id"]: value})
     return success()
 
 

@@ -79,7 +79,13 @@ def _system_stats(app: App) -> dict[str, Any]:
     }
     for added in app.plugins.call("comfyk_system_stats", app=app):
         system.update(added)
-    devices = [device for found in app.plugins.call("comfyk_device_stats", app=app) for device in found]
+    system = {name: value for name, value in system.items() if value is not None}
+    # To torch a CPU has no index; to the API every device has one.
+    devices = [
+        {**device, "index": device.get("index") or 0}
+        for found in app.plugins.call("comfyk_device_stats", app=app)
+        for device in found
+    ]
     if not devices:
         devices = [
             {

@@ -7,21 +7,23 @@ import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 from comfyk.api import ApiError, BadField
 from comfyk.folders import PathOutsideError
-from comfyk.wire import loads
 
 from comfyk_http import pictures
 from comfyk_http.answers import json_answer
 from comfyk_http.described import gives, operation
 from comfyk_http.errors import too_large
 from comfyk_http.keys import APP
-from comfyk_http.requests import MaskForm, OriginalRef, UploadForm, parse
+from comfyk_http.requests import MaskForm, UploadForm, parse
 from comfyk_http.routes.view import locate
 from comfyk_http.uploads import Incoming
+
+F = TypeVar("F", bound=UploadForm)
 
 _PIECE = 256 * 1024
 _LONGEST_FIELD = 64 * 1024
@@ -39,13 +41,9 @@ class _Form:
     has_file: bool = False
     fields: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def subfolder(self) -> str:
-        return self.fields.get("subfolder", "")
-
-    @property
-    def type(self) -> str:
-        return self.fields.get("type") or "input"
+    def read(self, model: type[F]) -> F:
+        """Check the fields. Raises BadField."""
+        return parse(model, {**self.fields, "image": self.filename})
 
 
 _ANSWERS = {
@@ -58,18 +56,15 @@ _ANSWERS = {
 async def upload_image(request: web.Request) -> web.Response:
     """If there is another file of that name, it gets a number, unless `overwrite` is `true`."""
     async with _received(request) as form:
-        return await _place(request, form)
+        return await _place(request, form.file, form.read(UploadForm))
 
 
 @operation("uploadMask", "Store a masked picture", tag="upload", form=MaskForm, answers=_ANSWERS)
 async def upload_mask(request: web.Request) -> web.Response:
     """A copy of the picture `original_ref` with the sent picture's alpha channel."""
     async with _received(request) as form:
-        try:
-            reference = loads(form.fields.get("original_ref", ""))
-        except ValueError as error:
-            raise BadField("original_ref", f"not valid JSON: {error}") from None
-        ref = parse(OriginalRef, reference, within="original_ref")
+        asked = form.read(MaskForm)
+        ref = asked.original_ref
         try:
             original = locate(request.app[APP].folders, ref.filename, ref.type, ref.subfolder)
         except (ValueError, OSError) as error:
@@ -77,25 +72,21 @@ async def upload_mask(request: web.Request) -> web.Response:
         if original is None:
             raise BadField("original_ref", f"there is no file {ref.filename!r}")
         try:
-            await asyncio.to_thread(pictures.put_mask, original, form.file.path, form.filename)
+            await asyncio.to_thread(pictures.put_mask, original, form.file.path, asked.image)
         except pictures.PictureError as error:
             raise BadField("image", str(error)) from None
-        return await _place(request, form)
+        return await _place(request, form.file, asked)
 
 
-async def _place(request: web.Request, form: _Form) -> web.Response:
-    try:
-        root = request.app[APP].folders.directory(form.type)
-    except ValueError as error:
-        raise BadField("type", str(error)) from None
-    overwrite = form.fields.get("overwrite", "").lower() in ("true", "1")
+async def _place(request: web.Request, file: Incoming, asked: UploadForm) -> web.Response:
+    root = request.app[APP].folders.directory(asked.type)
     try:
         name = await asyncio.to_thread(
-            form.file.place, root, form.subfolder, form.filename, overwrite=overwrite
+            file.place, root, asked.subfolder, asked.image, overwrite=asked.overwrites
         )
     except PathOutsideError as error:
         raise BadField("image", str(error)) from None
-    return json_answer({"name": name, "subfolder": form.subfolder, "type": form.type})
+    return json_answer({"name": name, "subfolder": asked.subfolder, "type": asked.type})
 
 
 @asynccontextmanager

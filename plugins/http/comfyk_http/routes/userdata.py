@@ -18,15 +18,15 @@ from comfyk_http.answers import FileAnswer, disposition, json_answer
 from comfyk_http.described import done, gives, operation, sends
 from comfyk_http.errors import too_large
 from comfyk_http.files import content_type, runs_in_browser
-from comfyk_http.requests import ListQuery, TreeQuery, WriteQuery, folder_of, parse_query
+from comfyk_http.requests import ListQuery, TreeQuery, WriteQuery, folder_of
 from comfyk_http.userdata import UserData
 
 T = TypeVar("T")
 
 _PIECE = 256 * 1024
+_NOT_A_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ELOOP)
 _NOT_FOUND = gives("There is no such file", "ErrorObject")
-_TAKEN = gives("There is a file of that name", "ErrorObject")
-_NOT_A_NAME = gives("It cannot be stored under this name", "ErrorObject")
+_TAKEN = gives("There is a file of that name, or it cannot be stored under it", "ErrorObject")
 
 
 async def _files(request: web.Request) -> UserData:
@@ -51,8 +51,22 @@ def _errors() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ApiError(507, "disk_full", "There is no room left on the server's disk.") from None
-        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ELOOP):
-            raise BadField("file", f"cannot be stored under this name: {error.strerror}") from None
+        if error.errno in _NOT_A_NAME:
+            raise ApiError(404, "not_found", f"No file has this name: {error.strerror}") from None
+        raise
+
+
+@contextmanager
+def _storing(field: str) -> Iterator[None]:
+    """The name in `field` is where something is stored: one that cannot be is a conflict, not a missing file."""
+    try:
+        yield
+    except (PathOutsideError, NotADirectoryError) as error:
+        raise BadField(field, getattr(error, "strerror", None) or str(error), status=409) from None
+    except OSError as error:
+        if error.errno in _NOT_A_NAME:
+            message = f"cannot be stored under this name: {error.strerror}"
+            raise BadField(field, message, status=409) from None
         raise
 
 
@@ -60,15 +74,13 @@ def _errors() -> Iterator[None]:
     "listUserdata",
     "The files of a directory",
     tag="userdata",
-    query=ListQuery,
     user=True,
     answers={200: gives("Its files", "FileList"), 404: gives("There is no such directory", "ErrorObject")},
 )
-async def list_files(request: web.Request) -> web.Response:
-    """Paths are relative to the directory; hidden files are left out."""
-    if "dir" not in request.query:
+async def list_files(request: web.Request, query: ListQuery) -> web.Response:
+    """Paths are relative to the directory; hidden files are left out. The user's folder itself is `.`."""
+    if not query.dir:
         raise BadField("dir", "say which directory", status=404)
-    query = parse_query(ListQuery, request)
     found = await _run((await _files(request)).list, query.dir, recurse=query.recurse)
     if query.full_info:
         return json_answer([asdict(file) for file in found])
@@ -82,11 +94,15 @@ async def list_files(request: web.Request) -> web.Response:
     "All files and directories below a directory",
     tag="userdata",
     user=True,
-    answers={200: gives("Directories first", "Tree"), 404: _NOT_FOUND},
+    answers={200: gives("Directories first", "Tree")},
 )
 async def list_tree(request: web.Request, query: TreeQuery) -> web.Response:
-    """Paths are relative to the user's folder."""
-    return json_answer(await _run((await _files(request)).tree, query.path))
+    """Paths are relative to the user's folder. What is no directory has nothing below it."""
+    files = await _files(request)
+    try:
+        return json_answer(await asyncio.to_thread(files.tree, query.path))
+    except (PathOutsideError, OSError):
+        return json_answer([])
 
 
 @operation(
@@ -121,8 +137,6 @@ async def get_file(request: web.Request) -> web.StreamResponse:
     user=True,
     answers={
         200: gives("It is stored", "UserDataResponse"),
-        400: _NOT_A_NAME,
-        404: gives("The name leads out of the user's folder", "ErrorObject"),
         409: _TAKEN,
     },
 )
@@ -130,11 +144,12 @@ async def write_file(request: web.Request, query: WriteQuery) -> web.Response:
     """The body is the content. The file is the old one until all of the new one has come."""
     files = await _files(request)
     name = request.match_info["file"]
-    await _run(files.locate, name)
+    with _storing("file"):
+        await asyncio.to_thread(files.locate, name)
     left = request.client_max_size
     if (request.content_length or 0) > left:
         raise too_large(request)
-    with _errors(), await asyncio.to_thread(files.incoming) as incoming:
+    with _errors(), _storing("file"), await asyncio.to_thread(files.incoming) as incoming:
         async for data in request.content.iter_chunked(_PIECE):
             left -= len(data)
             if left < 0:
@@ -165,7 +180,6 @@ async def delete_file(request: web.Request) -> web.Response:
     user=True,
     answers={
         200: gives("Where it is now", "UserDataResponse"),
-        400: _NOT_A_NAME,
         404: _NOT_FOUND,
         409: _TAKEN,
     },
@@ -174,7 +188,10 @@ async def move_file(request: web.Request, query: WriteQuery) -> web.Response:
     """Directories are made as needed."""
     files = await _files(request)
     source, target = request.match_info["file"], request.match_info["dest"]
-    return await _stored(files, await _run(files.move, source, target, overwrite=query.overwrite), query)
+    await _run(files.locate, source)
+    with _errors(), _storing("dest"):
+        path = await asyncio.to_thread(files.move, source, target, overwrite=query.overwrite)
+    return await _stored(files, path, query)
 
 
 async def _stored(files: UserData, path: Path, query: WriteQuery) -> web.Response:

@@ -34,24 +34,16 @@ def locate(folders: Folders, filename: str, type: str, subfolder: str) -> Path |
     "viewFile",
     "A file, whole or as a picture to show",
     tag="view",
-    query=ViewQuery,
     answers={
         200: sends("The file", "image/*", "video/*", "audio/*", "application/octet-stream", "*/*"),
         206: sends("The range that was asked for", "*/*"),
-        404: gives("There is no such file", "ErrorObject"),
-        422: gives("It is not a picture", "ErrorObject"),
+        404: gives("There is no such file, or it has no such channel", "ErrorObject"),
     },
 )
-async def view(request: web.Request) -> web.StreamResponse:
-    """With `preview` (such as `webp;90`) or `channel` a picture made of it."""
-    query = request.query
+async def view(request: web.Request, query: ViewQuery) -> web.StreamResponse:
+    """With `preview` (such as `webp;90`) or `channel` a picture made of it; what is no picture has no preview."""
     try:
-        path = locate(
-            request.app[APP].folders,
-            query.get("filename", ""),
-            query.get("type", "output"),
-            query.get("subfolder", ""),
-        )
+        path = locate(request.app[APP].folders, query.filename, query.type, query.subfolder)
     except PathOutsideError as error:
         raise ApiError(404, "not_found", f"No such file: {error}") from None
     except ValueError as error:
@@ -60,13 +52,12 @@ async def view(request: web.Request) -> web.StreamResponse:
         path = None
     if path is None:
         raise ApiError(404, "not_found", "File not found", extra_info={"field": "filename"})
-    preview, channel = query.get("preview"), query.get("channel", "")
-    if preview is not None or channel in ("rgb", "a"):
-        return await _picture(request, path, preview, channel)
+    if query.preview is not None or query.channel in ("rgb", "a"):
+        return await _picture(request, path, query.preview, query.channel or "")
     return _file(request, path)
 
 
-async def _picture(request: web.Request, path: Path, preview: str | None, channel: str) -> web.Response:
+async def _picture(request: web.Request, path: Path, preview: str | None, channel: str) -> web.StreamResponse:
     tag = _picture_tag(path, preview, channel)
     headers = {"ETag": f'W/"{tag}"', "Cache-Control": "no-cache"}
     if client_has(request, tag):
@@ -77,7 +68,12 @@ async def _picture(request: web.Request, path: Path, preview: str | None, channe
         else:
             body, type = await asyncio.to_thread(pictures.channel, path, channel)
     except pictures.PictureError as error:
-        raise ApiError(422, "not_a_picture", f"{path.name}: {error}") from None
+        if channel in ("rgb", "a"):
+            raise ApiError(
+                404, "not_a_picture", f"{path.name}: {error}", extra_info={"field": "channel"}
+            ) from None
+        # A preview is a hint: the file itself is shown where there cannot be one.
+        return _file(request, path)
     return web.Response(
         body=body,
         content_type=type,
