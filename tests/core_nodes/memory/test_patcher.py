@@ -217,6 +217,22 @@ def test_an_exception_while_loading_leaves_the_model_unpatched(
     assert torch.equal(run(patcher), plain)
 
 
+def test_the_first_exception_ends_loading_for_all_threads() -> None:
+    """What is asked to stop does not go through the rest of a large model first."""
+
+    class Layers(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(*(nn.Linear(4, 4) for _ in range(1000)))
+
+    patcher = patcher_of(Layers(), weight_dtype=torch.float64)
+    stops = StopsAfter(3, Torn)
+    with pytest.raises(Torn), node_call(NodeCall(stops, "job", "1")):
+        load_models_gpu([patcher])
+    assert stops.count > -100
+    assert next(patcher.model.parameters()).dtype == torch.float32
+    assert patcher.loaded_size() == 0
+
+
 def test_a_model_that_nobody_uses_is_freed_at_once() -> None:
     patcher = patcher_of(build(OwnLayers))
     patcher.add_patches(lora(1))

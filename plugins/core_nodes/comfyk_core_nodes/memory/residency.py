@@ -15,88 +15,38 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from comfyk import check_interrupted
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from comfyk_core_nodes.memory.device import CPU, Device
+from comfyk_core_nodes.memory.device import CPU
 from comfyk_core_nodes.memory.objects import ObjectPatches
+from comfyk_core_nodes.memory.placement import (
+    ModuleState,
+    Wanted,
+    Wrapper,
+    can_stream,
+    changes_of,
+    modules_with_weights,
+    plan_residents,
+    split_changes,
+)
 from comfyk_core_nodes.memory.rounding import stochastic_rounding
 from comfyk_core_nodes.memory.weights import Patch, patched_weight, string_to_seed
 from comfyk_core_nodes.models.layers import Embedding, StoredWeights
-from comfyk_core_nodes.models.mapped import drop_pages
+from comfyk_core_nodes.models.mapped import drop_pages, scratch_memory
 
 log = logging.getLogger(__name__)
 
-Wrapper = Callable[[Tensor], Tensor]
-
 _THREADS = min(4, os.cpu_count() or 1)
-"""How many modules are cast at a time on the CPU: while one waits for the kernel to give it pages, another computes.
-Of SD 1.5 on two cores this takes a third off the time."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How a model is to be loaded.
-
-    `weight_dtype` is what floating-point weights are kept in (None: as they are), `compute_dtype` what they are
-    computed in (None: the same). `patches` and `wrappers` are by key of the state dict; wrappers are functions
-    that are applied to a weight after its patches.
-    """
-
-    device: Device
-    weight_dtype: torch.dtype | None = None
-    compute_dtype: torch.dtype | None = None
-    patches: Mapping[str, Sequence[Patch]] = field(default_factory=dict)
-    wrappers: Mapping[str, Sequence[Wrapper]] = field(default_factory=dict)
-
-    def kept_dtype(self, tensor: Tensor) -> torch.dtype:
-        """The dtype that a weight is kept in. Buffers and whole numbers stay as they are."""
-        if self.weight_dtype is None or not (isinstance(tensor, nn.Parameter) and tensor.is_floating_point()):
-            return tensor.dtype
-        return self.weight_dtype
-
-    def copy_dtype(self, module: nn.Module) -> torch.dtype | None:
-        """The dtype of the compute copy that the module makes; None if it makes none.
-
-        It makes none where weights are to be kept in another dtype than is computed in; nothing computes in fp8.
-        """
-        if not isinstance(module, StoredWeights):
-            return None
-        kept = self.kept_dtype(module.weight)
-        return kept if kept.itemsize > 1 and self.compute_dtype in (None, kept) else None
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    wanted: Wanted
-    resident: bool
-    changes: dict[str, list[Any]]
-    """Patches and wrappers by parameter."""
-
-    def same(self, other: _State) -> bool:
-        mine, others = self.wanted, other.wanted
-        return (
-            self.resident == other.resident
-            and mine.device is others.device
-            and mine.weight_dtype == others.weight_dtype
-            and mine.compute_dtype == others.compute_dtype
-            and self.changes.keys() == other.changes.keys()
-            # Clones share their patches: the same ones are the same objects.
-            and all(
-                len(changes) == len(other.changes[name])
-                and all(a is b for a, b in zip(changes, other.changes[name], strict=True))
-                for name, changes in self.changes.items()
-            )
-        )
+"""How many modules are cast at a time on the CPU: while one waits for the kernel to give it pages, another computes."""
 
 
 class Residency:
@@ -114,7 +64,7 @@ class Residency:
         self.objects = ObjectPatches()
         self.ejectors: list[Callable[[], Any]] = []
         """What takes out again what node packs injected into the model."""
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, ModuleState] = {}
         self._hooks: dict[str, list[Any]] = {}
         self._keys: frozenset[str] | None = None
 
@@ -146,11 +96,12 @@ class Residency:
         patches change. None is no limit. What does not fit is streamed, and room is left to do so. An exception on
         the way, also an interrupt, leaves the model at home whole.
         """
-        units = list(_units(model))
+        units = list(modules_with_weights(model))
         sizes = self._sizes(model, wanted)
-        resident = _plan(sizes, budget)
+        resident = plan_residents(sizes, budget)
         goals = {
-            path: _State(wanted, path in resident, _changes(path, module, wanted)) for path, module in units
+            path: ModuleState(wanted, path in resident, changes_of(path, module, wanted))
+            for path, module in units
         }
         stale = [
             (path, module)
@@ -160,7 +111,8 @@ class Residency:
         try:
             for path, module in stale:
                 self._reset(path, module)
-            self._enter_all(stale, goals, threads=_THREADS if wanted.device.torch_device == CPU else 1)
+            if stale:
+                self._enter_all(stale, goals, threads=_THREADS if wanted.device.torch_device == CPU else 1)
         except BaseException:
             self.unload(model)
             raise
@@ -194,7 +146,7 @@ class Residency:
 
     def unload(self, model: nn.Module) -> None:
         """Bring every weight home. Takes no memory and cannot fail half way."""
-        for path, module in _units(model):
+        for path, module in modules_with_weights(model):
             self._reset(path, module)
         self._states.clear()
         self.wanted = None
@@ -203,7 +155,7 @@ class Residency:
     def _sizes(self, model: nn.Module, wanted: Wanted) -> dict[str, tuple[int, bool]]:
         """By module: the bytes that its weights take on the device, and whether it can be streamed."""
         sizes: dict[str, tuple[int, bool]] = {}
-        for path, module in _units(model):
+        for path, module in modules_with_weights(model):
             copy_dtype = wanted.copy_dtype(module)
             copied = copy_dtype is not None or wanted.device.torch_device != CPU
             size = 0
@@ -213,7 +165,7 @@ class Residency:
                 dtype = wanted.kept_dtype(home)
                 if copied or dtype != home.dtype or key in wanted.patches or key in wanted.wrappers:
                     size += home.numel() * dtype.itemsize
-            sizes[path] = size, _can_stream(module)
+            sizes[path] = size, can_stream(module)
         return sizes
 
     def _weights(self, path: str, module: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
@@ -225,24 +177,31 @@ class Residency:
                     yield key, name, self.homes.get(key, tensor)
 
     def _enter_all(
-        self, units: Sequence[tuple[str, nn.Module]], goals: Mapping[str, _State], threads: int
+        self, units: Sequence[tuple[str, nn.Module]], goals: Mapping[str, ModuleState], threads: int
     ) -> None:
-        def enter(path: str, module: nn.Module) -> int:
-            # Normal tensors, whatever mode this is called in: training nodes may want gradients of them.
-            with torch.inference_mode(False), torch.no_grad():
-                return self._enter(path, module, goals[path])
+        """Bring the modules into their states. The first exception, also an interrupt, ends it for all threads."""
+        waiting = iter(units)
+
+        def enter_some() -> int:
+            moved = 0
+            try:
+                # Normal tensors, whatever mode this is called in: training nodes may want gradients of them.
+                with scratch_memory(), torch.inference_mode(False), torch.no_grad():
+                    for path, module in waiting:
+                        check_interrupted()
+                        moved += self._enter(path, module, goals[path])
+            finally:
+                deque(waiting, maxlen=0)
+            return moved
 
         with ThreadPoolExecutor(threads, "weights") as pool:
-            running = [pool.submit(copy_context().run, enter, path, module) for path, module in units]
+            running = [pool.submit(copy_context().run, enter_some) for _ in range(threads)]
             try:
-                for entered in running:
-                    check_interrupted()
-                    self.moved_bytes += entered.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+                self.moved_bytes += sum(entered.result() for entered in running)
+            finally:
+                deque(waiting, maxlen=0)
 
-    def _enter(self, path: str, module: nn.Module, goal: _State) -> int:
+    def _enter(self, path: str, module: nn.Module, goal: ModuleState) -> int:
         """Bring a module into its state. Returns the bytes that were put on the device."""
         self._states[path] = goal
         moved = 0
@@ -264,13 +223,13 @@ class Residency:
                 drop_pages(home)
         return moved
 
-    def _replace(self, path: str, module: nn.Module, goal: _State) -> int:
+    def _replace(self, path: str, module: nn.Module, goal: ModuleState) -> int:
         """Put the module's weights on the device, cast and changed, in place of those at home. Returns their bytes."""
         wanted = goal.wanted
         moved = 0
         for key, name, home in list(self._weights(path, module)):
             dtype = wanted.kept_dtype(home)
-            patches, wrappers = _split(goal.changes.get(name, []))
+            patches, wrappers = split_changes(goal.changes.get(name, []))
             if patches:
                 tensor = _patched(module, wanted.device.put(home), patches, key, dtype)
             else:
@@ -284,7 +243,7 @@ class Residency:
             _put(module, name, tensor)
         return moved
 
-    def _stream(self, path: str, module: nn.Module, goal: _State) -> None:
+    def _stream(self, path: str, module: nn.Module, goal: ModuleState) -> None:
         """Fetch the module's weights before its forward and drop them after it, also after an exception."""
         depth = 0
 
@@ -331,7 +290,7 @@ class Residency:
 
     def _forget_below(self, model: nn.Module, name: str) -> None:
         """Bring home what is about to be replaced."""
-        for path, module in _units(model):
+        for path, module in modules_with_weights(model):
             if path == name or path.startswith(f"{name}."):
                 self._reset(path, module)
 
@@ -344,61 +303,9 @@ def residency_of(model: nn.Module) -> Residency:
     return known
 
 
-def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for path, module in model.named_modules():
-        if any(
-            tensor is not None for held in (module._parameters, module._buffers) for tensor in held.values()
-        ):
-            yield path, module
-
-
-def _can_stream(module: nn.Module) -> bool:
-    """Whether the module's weights are used only in its own forward, so that they may come just for that."""
-    if isinstance(module, StoredWeights):
-        return True
-    # torch's attention reads the weights of its output layer itself.
-    own = type(module).forward is not nn.Module.forward
-    return own and not isinstance(module, NonDynamicallyQuantizableLinear)
-
-
-def _plan(sizes: Mapping[str, tuple[int, bool]], budget: int | None) -> set[str]:
-    """What stays on the device: all if it fits, else small modules first, with room to stream the largest.
-
-    A transfer has a cost of its own whatever its size, so the fewest transfers are left.
-    """
-    if budget is None or sum(size for size, _ in sizes.values()) <= budget:
-        return set(sizes)
-    resident = {path for path, (_, can_stream) in sizes.items() if not can_stream}
-    streamed = {path: size for path, (size, can_stream) in sizes.items() if can_stream}
-    room = budget - sum(sizes[path][0] for path in resident) - max(streamed.values(), default=0)
-    for path in sorted(streamed, key=lambda path: streamed[path]):
-        room -= streamed[path]
-        if room < 0:
-            break
-        resident.add(path)
-    return resident
-
-
-def _changes(path: str, module: nn.Module, wanted: Wanted) -> dict[str, list[Any]]:
-    changes: dict[str, list[Any]] = {}
-    if wanted.patches or wanted.wrappers:
-        for held in (module._parameters, module._buffers):
-            for name in held:
-                key = f"{path}.{name}" if path else name
-                found = [*wanted.patches.get(key, ()), *wanted.wrappers.get(key, ())]
-                if found:
-                    changes[name] = found
-    return changes
-
-
-def _split(changes: Sequence[Any]) -> tuple[list[Patch], list[Wrapper]]:
-    patches = [change for change in changes if isinstance(change, tuple)]
-    return patches, [change for change in changes if not isinstance(change, tuple)]
-
-
-def _functions(path: str, name: str, goal: _State) -> list[Wrapper]:
+def _functions(path: str, name: str, goal: ModuleState) -> list[Wrapper]:
     """The changes of a layer's parameter as functions of the weight that is already cast and on the device."""
-    patches, wrappers = _split(goal.changes.get(name, []))
+    patches, wrappers = split_changes(goal.changes.get(name, []))
     if not patches:
         return wrappers
     key = f"{path}.{name}" if path else name

@@ -17,14 +17,16 @@ from functools import cache
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 SMALLEST = 1 << 20
 """Bytes below which the system calls cost more than they give back."""
 
-_FILE_PAGE = 1 << 61
-"""Bit of an entry of /proc/self/pagemap: the page is the file's, not a private copy of it."""
+_PRESENT, _SWAPPED, _FILE_PAGE = (np.uint64(1 << bit) for bit in (63, 62, 61))
+"""Bits of an entry of /proc/self/pagemap: the page is resident; it is swapped out, as only written pages are; it is the
+file's, not a private copy of it."""
 
 
 @cache
@@ -59,15 +61,14 @@ def drop_pages(tensor: Tensor) -> int:
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
             pagemap.seek(first * 8)
-            entries = memoryview(pagemap.read(pages * 8)).cast("Q")
+            entries = np.frombuffer(pagemap.read(pages * 8), dtype=np.uint64)
     except OSError:
         return 0
     if len(entries) != pages:
         return 0
     # Pages that are not resident have no entry worth reading: they have nothing to lose either.
-    if any(entry >> 63 and not entry & _FILE_PAGE for entry in entries):
-        return 0
-    if any(entry >> 62 & 1 for entry in entries):  # swapped out: only a written page is
+    written = (entries & _PRESENT != 0) & (entries & _FILE_PAGE == 0)
+    if np.any(written | (entries & _SWAPPED != 0)):
         return 0
     return pages * size if madvise(first * size, pages * size, mmap.MADV_DONTNEED) == 0 else 0
 
