@@ -225,9 +225,12 @@ class Server:
 
     async def run(self, prompt: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Queue a prompt and wait for its history entry."""
-        job_id = await self.submit(prompt, **options)
+        return await self.until_ended(await self.submit(prompt, **options))
+
+    async def until_ended(self, job_id: str, **options: Any) -> dict[str, Any]:
+        """Wait for a job's history entry."""
         for _ in range(1000):
-            _, history = await self.get(f"/history/{job_id}")
+            _, history = await self.get(f"/history/{job_id}", **options)
             if job_id in history:
                 return history[job_id]
             await asyncio.sleep(0.01)

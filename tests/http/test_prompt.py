@@ -7,6 +7,9 @@ import uuid
 from typing import Any
 
 import pytest
+from comfyk import hookimpl
+from comfyk.jobs.memory import MemoryJobStore
+from comfyk.jobs.model import Job
 
 
 async def test_a_prompt_runs_and_is_in_the_history(server: Any) -> None:
@@ -146,6 +149,36 @@ async def test_a_failing_node_fails_its_job_only(server: Any) -> None:
     assert details["status"] == "failed"
     assert details["execution_error"]["exception_message"].strip() == "no luck with 3"
     assert (await server.run(server.show()))["status"]["completed"]
+
+
+class Stores:
+    """A plugin with a store."""
+
+    def __init__(self, store: MemoryJobStore) -> None:
+        self.store = store
+
+    @hookimpl
+    def comfyk_open_job_store(self) -> MemoryJobStore:
+        return self.store
+
+
+async def test_an_error_that_is_no_nodes_names_none(start: Any, new_id: str) -> None:
+    store = MemoryJobStore()
+    job = Job(new_id, 0, {}, {}, [], attempts=2)
+    await store.add(job)
+    await store.start(job, 1)
+    server = await start(plugins=[Stores(store)])
+    _, page = await server.get("/jobs?status=failed")
+    _, details = await server.get(f"/jobs/{page['jobs'][0]['id']}")
+    for job in (page["jobs"][0], details):
+        assert job["execution_error"]["exception_type"] == "JobCrashed"
+        assert (job["execution_error"]["node_id"], job["execution_error"]["node_type"]) == ("", "")
+
+
+async def test_what_means_something_in_the_cloud_only_is_taken(server: Any) -> None:
+    for value in (str(uuid.uuid4()), None, "x", 5):
+        entry = await server.run(server.show(), workflow_id=value, workflow_version_id=value)
+        assert "workflow_id" not in entry["prompt"][3]
 
 
 async def test_jobs_are_listed_filtered_and_paged(server: Any) -> None:

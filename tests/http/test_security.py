@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aiohttp import web
+from comfyk import hookimpl
 from comfyk_http.security import Guard
 from comfyk_http.settings import HttpSettings
 
@@ -89,8 +91,49 @@ async def test_a_link_to_the_start_page_works(server: Any) -> None:
     assert (await server.get("/queue", headers=headers))[0] == 403
 
 
-async def test_another_port_of_this_machine_may_not_post(server: Any) -> None:
-    assert (await server.post("/queue", {}, headers={"Sec-Fetch-Site": "same-site"}))[0] == 403
+class Changes:
+    """A plugin with a GET that changes something, as ComfyUI-Manager has."""
+
+    def __init__(self) -> None:
+        self.changed = 0
+
+    @hookimpl
+    def comfyk_register_routes(self) -> list[Any]:
+        async def change(request: web.Request) -> web.Response:
+            self.changed += 1
+            return web.Response()
+
+        return [web.get("/v2/manager/reboot", change)]
+
+
+async def test_no_other_page_reaches_a_get_that_changes_something(start: Any) -> None:
+    server = await start(plugins=[plugin := Changes()])
+    for path in ("/v2/manager/reboot", "/api/v2/manager/reboot"):
+        for site in ("cross-site", "same-site"):
+            for mode, dest in (
+                ("no-cors", "image"),
+                ("navigate", "document"),
+                ("navigate", "iframe"),
+                ("cors", "empty"),
+            ):
+                headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+                assert (await server.get(path, headers=headers))[0] == 403
+        for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+            assert (await server.get(path, headers=headers))[0] == 403
+    assert plugin.changed == 0
+    assert (await server.get("/v2/manager/reboot", headers={"Sec-Fetch-Site": "same-origin"}))[0] == 200
+
+
+async def test_another_port_of_this_machine_may_show_pictures_and_no_more(server: Any) -> None:
+    headers = {"Sec-Fetch-Site": "same-site"}
+    await server.upload(server.picture(), "a.png")
+    assert (await server.post("/queue", {}, headers=headers))[0] == 403
+    assert (await server.get("/queue", headers=headers))[0] == 403
+    assert (await server.get("/", headers=headers))[0] == 200
+    assert (await server.get("/api/view?filename=a.png&type=input", headers=headers))[0] == 200
+    assert (await server.get("/view?filename=a.png&type=input", headers={"Sec-Fetch-Site": "cross-site"}))[
+        0
+    ] == 403
 
 
 async def test_without_the_cors_option_no_site_may_read(server: Any) -> None:

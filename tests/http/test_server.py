@@ -395,3 +395,28 @@ async def test_users_see_their_own_jobs_only(start: Any) -> None:
     await server.post("/queue", {"clear": True}, headers=ann)
     assert [item[1] for item in (await server.get("/queue", headers=ben))[1]["queue_pending"]] == [ids["ben"]]
     assert (await server.get("/queue", headers={"Comfy-User": "a" * 300}))[0] == 400
+
+
+async def test_users_see_clear_and_interrupt_their_own_only(start: Any) -> None:
+    server = await start(multi_user=True)
+    ann, ben = {"Comfy-User": "ann"}, {"Comfy-User": "ben"}
+    ids = {}
+    async with server.socket() as ws:
+        for user, prompt in (("ann", server.single("Waits", value=1)), ("ben", server.show())):
+            _, answer = await server.post("/prompt", {"prompt": prompt}, headers={"Comfy-User": user})
+            ids[user] = answer["prompt_id"]
+        await ws.until("progress_state")
+        for body in ({}, {"prompt_id": ids["ann"]}):
+            await server.post("/interrupt", body, headers=ben)
+            assert (await server.get("/queue", headers=ann))[1]["queue_running"][0][1] == ids["ann"]
+        await server.post("/interrupt", {}, headers=ann)
+        await ws.until("execution_interrupted", prompt_id=ids["ann"])
+        await server.until_ended(ids["ben"], headers=ben)
+    for user, headers in (("ann", ann), ("ben", ben)):
+        assert list((await server.get("/history", headers=headers))[1]) == [ids[user]]
+        assert [job["id"] for job in (await server.get("/jobs", headers=headers))[1]["jobs"]] == [ids[user]]
+    assert (await server.get(f"/history/{ids['ben']}", headers=ann)) == (200, {})
+    await server.post("/history", {"delete": [ids["ben"]]}, headers=ann)
+    await server.post("/history", {"clear": True}, headers=ann)
+    assert (await server.get("/history", headers=ann)) == (200, {})
+    assert list((await server.get("/history", headers=ben))[1]) == [ids["ben"]]

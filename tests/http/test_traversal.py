@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+FACTS: dict[str, Any] = json.loads(Path(__file__).with_name("comfyui_api.json").read_text())
 SECRET = b"the secret of another folder"
 OUTSIDE = ("secret.txt", "secret.json", "secret.png", "secret.safetensors")
 
@@ -115,6 +117,7 @@ READS = [
     ("/experiment/models/NAME", ""),
     ("/experiment/models/preview/loras/0/NAME", ""),
     ("/experiment/models/preview/NAME/0/secret.safetensors", ""),
+    ("/experiment/models/preview/loras/NAME/secret.safetensors", ""),
     ("/extensions/pack/NAME", ""),
     ("/extensions/NAME/secret.txt", ""),
     ("/workflow_templates/pack/NAME", ""),
@@ -123,6 +126,46 @@ READS = [
     ("/internal/files/NAME", ""),
     ("/settings/NAME", ""),
 ]
+
+
+WRITES = [
+    ("POST", "/userdata/NAME"),
+    ("POST", "/settings/NAME"),
+    ("POST", "/userdata/own.json/move/NAME"),
+    ("POST", "/userdata/NAME/move/got.json"),
+    ("DELETE", "/userdata/NAME"),
+]
+FORM_FIELDS = ["image", "subfolder", "type", "original_ref"]
+"""Of uploads: `image` is the file, whose name is meant."""
+REFERENCE_FIELDS = ["filename", "subfolder", "type"]
+"""Of `original_ref`."""
+NO_FILES = {"Comfy-User", "prompt_id", "job_id", "hash", "node_class", "clientId", "preview", "channel", "recurse",
+            "full_info", "split", "overwrite", "max_items", "offset", "limit", "sort_by", "sort_order", "status",
+            "workflow_id"}  # fmt: skip
+"""Parameters that name no file; of users there is a test below."""
+
+
+def _tried(method: str, address: str) -> set[tuple[str, str]]:
+    """The operations and parameters that an address of the corpus puts names into."""
+    path, _, query = address.partition("?")
+    found = set()
+    for key in FACTS:
+        how, _, template = key.partition(" ")
+        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", template.removeprefix("/api"))
+        if how == method and (match := re.fullmatch(pattern, path)):
+            found |= {(key, name) for name, value in match.groupdict().items() if value == "NAME"}
+            found |= {(key, name) for name in re.findall(r"(\w+)=NAME", query)}
+    return found
+
+
+def test_every_parameter_that_names_a_file_is_tried() -> None:
+    corpus = [("GET", path + query) for path, query in READS] + WRITES
+    tried = set().union(*(_tried(method, address) for method, address in corpus))
+    for key, facts in FACTS.items():
+        for name, _, _ in facts.get("parameters", ()):
+            assert name in NO_FILES or (key, name) in tried
+        for name in facts.get("body", {}).get("multipart/form-data", {}):
+            assert name in NO_FILES or name in FORM_FIELDS
 
 
 @pytest.mark.parametrize(("path", "query"), READS)
@@ -143,43 +186,38 @@ async def test_no_link_to_the_outside_is_listed(trapped: Any) -> None:
         assert json.loads(body) == {}
 
 
-async def test_nothing_outside_is_written(trapped: Any) -> None:
+@pytest.mark.parametrize(("method", "path"), WRITES)
+async def test_nothing_outside_is_written_moved_or_deleted(trapped: Any, method: str, path: str) -> None:
+    own = trapped.app.folders.user / "default" / "own.json"
     for name in names(trapped.outside):
         for encoded in encodings(name):
-            await ask(trapped, "POST", address(trapped, "/userdata/NAME", encoded), data=b"overwritten")
-            await ask(trapped, "POST", address(trapped, "/settings/NAME", encoded), data=b"1")
-    untouched(trapped)
-
-
-async def test_nothing_outside_is_moved_or_deleted(trapped: Any) -> None:
-    file = trapped.app.folders.user / "default" / "own.json"
-    for name in names(trapped.outside):
-        for encoded in encodings(name):
-            file.write_bytes(b"own")
-            await ask(trapped, "POST", address(trapped, "/userdata/own.json/move/NAME", encoded))
-            await ask(trapped, "POST", address(trapped, "/userdata/NAME/move/got.json", encoded))
+            own.write_bytes(b"1")
+            await ask(trapped, method, address(trapped, path, encoded), data=b"1")
             await ask(trapped, "GET", address(trapped, "/userdata/got.json", ""))
-            await ask(trapped, "DELETE", address(trapped, "/userdata/NAME", encoded))
             await ask(trapped, "DELETE", address(trapped, "/userdata/got.json", ""))
     untouched(trapped)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of aiohttp, about the names
-@pytest.mark.parametrize("field", ["filename", "subfolder", "type", "original_ref"])
+@pytest.mark.parametrize("field", [*FORM_FIELDS[:-1], *(f"original_ref.{name}" for name in REFERENCE_FIELDS)])
 async def test_no_upload_gets_out(trapped: Any, field: str) -> None:
     picture = trapped.picture()
-    for name in names(trapped.outside):
-        form = aiohttp.FormData(quote_fields=False)
-        try:
-            form.add_field("image", picture, filename=name if field == "filename" else "new.png")
-            if field == "original_ref":
-                form.add_field(field, json.dumps({"filename": name, "type": "input"}))
-            elif field != "filename":
-                form.add_field(field, name)
-            path = "/upload/mask" if field == "original_ref" else "/upload/image"
-            await ask(trapped, "POST", URL(trapped.url + path), data=form)
-        except (ValueError, TypeError):
-            continue  # the client does not send such a name
+    of_reference = field.removeprefix("original_ref.") if "." in field else None
+    for path in ("/upload/mask",) if of_reference else ("/upload/image", "/upload/mask"):
+        for name in names(trapped.outside):
+            reference = {"filename": "secret.png", "type": "input"}
+            if of_reference:
+                reference[of_reference] = name
+            form = aiohttp.FormData(quote_fields=False)
+            try:
+                form.add_field("image", picture, filename=name if field == "image" else "new.png")
+                if field in ("subfolder", "type"):
+                    form.add_field(field, name)
+                if path == "/upload/mask":
+                    form.add_field("original_ref", json.dumps(reference))
+                await ask(trapped, "POST", URL(trapped.url + path), data=form)
+            except (ValueError, TypeError):
+                continue  # the client does not send such a name
     untouched(trapped)
 
 

@@ -90,6 +90,9 @@ class PromptRequest(Body):
     extra_data: dict[str, Any] | None = None
     client_id: str | None = None
     partial_execution_targets: list[str] | None = None
+    workflow_id: JobId = None
+    """Means something in the cloud only; taken, and not looked at, as the next."""
+    workflow_version_id: JobId = None
 
 
 class MoveRequest(Body):

@@ -141,8 +141,9 @@ class History(RootModel[dict[str, HistoryEntry]]):
 
 
 class ExecutionError(Part):
-    node_id: str | None
-    node_type: str | None
+    node_id: str
+    """Empty if the error is no node's."""
+    node_type: str
     exception_message: str
     exception_type: str
     traceback: list[str]

@@ -23,7 +23,9 @@ from comfyk_http.settings import HttpSettings, is_loopback
 
 log = logging.getLogger(__name__)
 
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+# What pages of other programs on this machine may show. They may get nothing else, since a GET of a plugin's route
+# may change something: ComfyUI-Manager's API has such.
+_SHOWN = ("/", "/view", "/api/view")
 # Names that no stranger can register, so that they cannot be pointed here by one.
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 _CORS_HEADERS = {
@@ -82,7 +84,7 @@ class Guard:
                 )
             return
         site = headers.get("Sec-Fetch-Site")
-        if (site == "cross-site" or (site == "same-site" and request.method not in _SAFE_METHODS)) and not (
+        if (site == "cross-site" or (site == "same-site" and not _shows(request))) and not (
             _opens_page(request) or self._allowed_referer(request)
         ):
             raise _refused(
@@ -130,6 +132,10 @@ class Guard:
             return False
         parts = urlsplit(referer)
         return f"{parts.scheme}://{parts.netloc}".lower() == self._cors.lower()
+
+
+def _shows(request: web.Request) -> bool:
+    return request.method in ("GET", "HEAD") and request.path in _SHOWN
 
 
 def _opens_page(request: web.Request) -> bool:

@@ -114,7 +114,12 @@ async def _cancel(request: web.Request, job_ids: list[str]) -> bool:
 
 def _line(job: JobSummary) -> dict[str, Any]:
     """A job as it is listed: what is not known is left out."""
-    return {name: value for name, value in asdict(job).items() if value is not None}
+    line = {name: value for name, value in asdict(job).items() if value is not None}
+    if error := line.get("execution_error"):
+        # An error that is no node's: the web UI wants texts here.
+        at = {name: error.get(name) or "" for name in ("node_id", "node_type")}
+        line["execution_error"] = {**error, **at}
+    return line
 
 
 def _details(detail: JobDetail) -> dict[str, Any]:

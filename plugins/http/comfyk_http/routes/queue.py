@@ -11,7 +11,7 @@ from comfyk.jobs.model import Job
 from comfyk_http.answers import json_answer, success
 from comfyk_http.described import done, gives, operation
 from comfyk_http.keys import APP, SETTINGS
-from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, is_job_id, view_of
+from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, view_of
 
 
 @operation(
@@ -77,14 +77,15 @@ async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
     "Interrupt the running job",
     tag="queue",
     optional_body=True,
+    user=True,
     answers={200: done("Done")},
 )
 async def interrupt(request: web.Request, body: InterruptRequest) -> web.Response:
-    """With a `prompt_id` only if that job is the running one."""
-    if body.prompt_id in (None, ""):
-        request.app[APP].jobs.interrupt(None)
-    elif is_job_id(body.prompt_id):
-        request.app[APP].jobs.interrupt(body.prompt_id)
+    """With a `prompt_id` only if that job is the running one; in multi-user mode only the user's own jobs."""
+    queue, user = request.app[APP].jobs, view_of(request)
+    for job in queue.running:
+        if user in (None, job.user) and body.prompt_id in (None, "", job.id):
+            queue.interrupt(job.id)
     return success()
 
 
