@@ -6,6 +6,9 @@ from comfyk import io
 
 from comfyk_core_nodes.sampling.names import SAMPLER_NAMES
 
+_NEVER = 2.57
+"""The controller of dpm_adaptive makes no step longer by more than this, 1 + pi / 2."""
+
 
 class KSamplerSelect(io.ComfyNode):
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_custom_sampler"
@@ -322,6 +325,14 @@ class SamplerDPMAdaptative(io.ComfyNode):
     ) -> io.NodeOutput:
         from comfyk_core_nodes.sampling.run import ksampler
 
+        if h_init == 0:
+            raise ValueError("with an h_init of 0 no step is ever taken; set it higher, 0.05 is usual")
+        if rtol == 0 and atol == 0:
+            raise ValueError("no step is without any error; set rtol or atol above 0")
+        if accept_safety >= _NEVER:
+            raise ValueError(
+                f"with an accept_safety of {accept_safety} no step is ever accepted; set it below {_NEVER}"
+            )
         options = {
             "order": order,
             "rtol": rtol,
@@ -337,103 +348,6 @@ class SamplerDPMAdaptative(io.ComfyNode):
         return io.NodeOutput(ksampler("dpm_adaptive", options))
 
 
-class SamplerLCM(io.ComfyNode):
-    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_advanced_samplers"
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SamplerLCM",
-            category="model/sampling/samplers",
-            description="Sampling of consistency models, with the noise of each step to one's choice.",
-            inputs=[
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=64.0,
-                    step=0.01,
-                    tooltip="A factor on the noise of the first step.",
-                ),
-                io.Float.Input(
-                    "s_noise_end",
-                    default=1.0,
-                    min=0.0,
-                    max=64.0,
-                    step=0.01,
-                    tooltip="The factor of the last step; those between are in between.",
-                ),
-                io.Float.Input(
-                    "noise_clip_std",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Noise beyond this many standard deviations is cut off; 0 leaves all.",
-                ),
-            ],
-            outputs=[io.Sampler.Output()],
-        )
-
-    @classmethod
-    def execute(cls, s_noise: float, s_noise_end: float, noise_clip_std: float) -> io.NodeOutput:
-        from comfyk_core_nodes.sampling.run import ksampler
-
-        options = {"s_noise": s_noise, "s_noise_end": s_noise_end, "noise_clip_std": noise_clip_std}
-        return io.NodeOutput(ksampler("lcm", options))
-
-
-class SamplerLCMUpscale(io.ComfyNode):
-    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_advanced_samplers"
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SamplerLCMUpscale",
-            category="model/sampling/samplers",
-            description="Sampling of consistency models that enlarges the latent on the way.",
-            inputs=[
-                io.Float.Input(
-                    "scale_ratio",
-                    default=1.0,
-                    min=0.1,
-                    max=20.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="How much larger it is in the end.",
-                ),
-                io.Int.Input(
-                    "scale_steps",
-                    default=-1,
-                    min=-1,
-                    max=1000,
-                    step=1,
-                    advanced=True,
-                    tooltip="Over how many steps it grows; -1 is half of them.",
-                ),
-                io.Combo.Input(
-                    "upscale_method", options=("bislerp", "nearest-exact", "bilinear", "area", "bicubic")
-                ),
-            ],
-            outputs=[io.Sampler.Output()],
-        )
-
-    @classmethod
-    def execute(cls, scale_ratio: float, scale_steps: int, upscale_method: str) -> io.NodeOutput:
-        from functools import partial
-
-        from comfyk_core_nodes.sampling.latents import resize_latent
-        from comfyk_core_nodes.sampling.run import KSAMPLER
-        from comfyk_core_nodes.sampling.samplers.lcm import sample_lcm_upscale
-
-        options = {
-            "total_upscale": scale_ratio,
-            "upscale_steps": None if scale_steps < 0 else scale_steps,
-            "upscale": partial(resize_latent, method=upscale_method),
-        }
-        return io.NodeOutput(KSAMPLER(sample_lcm_upscale, options))
-
-
 NODES = (
     KSamplerSelect,
     SamplerEulerAncestral,
@@ -442,6 +356,4 @@ NODES = (
     SamplerLMS,
     SamplerDPMPP_2S_Ancestral,
     SamplerDPMAdaptative,
-    SamplerLCM,
-    SamplerLCMUpscale,
 )

@@ -69,6 +69,10 @@ class SamplerDPMPP_SDE(io.ComfyNode):
     def execute(cls, eta: float, s_noise: float, r: float, noise_device: str) -> io.NodeOutput:
         from comfyk_core_nodes.sampling.run import ksampler
 
+        if r == 0:
+            raise ValueError(
+                "at an r of 0 the model is asked twice about the same; set it higher, 0.5 is usual"
+            )
         options = {"eta": eta, "s_noise": s_noise, "r": r}
         return io.NodeOutput(ksampler(_by_device("dpmpp_sde", noise_device), options))
 

@@ -109,6 +109,8 @@ class SetFirstSigma(io.ComfyNode):
 
     @classmethod
     def execute(cls, sigmas: Tensor, sigma: float) -> io.NodeOutput:
+        if len(sigmas) == 0:
+            raise ValueError("there is no first sigma to set: the schedule is empty; was denoise 0?")
         sigmas = sigmas.clone()
         sigmas[0] = sigma
         return io.NodeOutput(sigmas)

@@ -36,9 +36,10 @@ class Noise(Protocol):
 
 
 def prepare_latent(model: ModelPatcher, latent: Mapping[str, Any]) -> Latent:
-    """A copy with as many channels as the model has."""
+    """A copy; if it is empty, of the channels and the size that the model has for the picture that was meant."""
     prepared = {key: value for key, value in latent.items() if key not in _OF_EMPTY_LATENTS}
-    prepared["samples"] = fix_empty_latent(model, latent["samples"])
+    ratio = latent.get("downscale_ratio_spacial")
+    prepared["samples"] = fix_empty_latent(model, latent["samples"], ratio)
     return prepared
 
 
@@ -142,5 +143,10 @@ def add_noise(model: ModelPatcher, noise: Noise, sigmas: Tensor, latent: Mapping
 
 
 def resize_latent(latent: Tensor, width: int, height: int, method: str) -> Tensor:
-    """`[B, C, H, W]` to `[B, C, height, width]`."""
-    return resize_images(latent.movedim(1, -1), width, height, method).movedim(-1, 1)
+    """`[B, C, H, W]` to `[B, C, height, width]`.
+
+    By `bislerp` it comes with its channels last in memory: noise that is drawn like it, as `sample_lcm_upscale` does,
+    falls into place in that order, and the same seed is to give the same picture.
+    """
+    resized = resize_images(latent.movedim(1, -1), width, height, method).movedim(-1, 1)
+    return resized.contiguous(memory_format=torch.channels_last) if method == "bislerp" else resized

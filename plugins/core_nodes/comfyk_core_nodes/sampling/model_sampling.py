@@ -173,7 +173,7 @@ class ModelSamplingDiscreteEDM(ModelSamplingDiscrete):
 
 
 class ModelSamplingContinuousEDM(_Levels):
-    """Levels anywhere between two bounds, with `log(sigma) / 4` for the timestep."""
+    """Levels anywhere between two bounds above 0, with `log(sigma) / 4` for the timestep."""
 
     def __init__(self, model_config: Any | None = None) -> None:
         super().__init__()
@@ -185,6 +185,11 @@ class ModelSamplingContinuousEDM(_Levels):
         )
 
     def set_parameters(self, sigma_min: float, sigma_max: float, sigma_data: float) -> None:
+        if min(sigma_min, sigma_max) <= 0:
+            raise ValueError(
+                f"noise levels are between bounds above 0, not sigma_min {sigma_min} and sigma_max {sigma_max}; "
+                "set them higher"
+            )
         self.sigma_data = sigma_data
         self.set_sigmas(torch.linspace(math.log(sigma_min), math.log(sigma_max), 1000).exp())
 
@@ -253,7 +258,15 @@ class ModelSamplingDiscreteFlow(_Levels):
         return snr_shift(self.shift, timestep / self.multiplier)
 
     def percent_to_sigma(self, percent: float) -> float:
-        return snr_shift(self.shift, 1.0 - min(max(percent, 0.0), 1.0))
+        if percent <= 0.0:
+            return 1.0
+        if percent >= 1.0:
+            return 0.0
+        return snr_shift(self.shift, 1.0 - percent)
+
+
+_HIGHEST_MU = 700.0
+"""`e**mu` of more is no floating-point number."""
 
 
 def flux_shift(mu: float, t: _T) -> _T:
@@ -275,6 +288,10 @@ class ModelSamplingFlux(_Levels):
         self.set_parameters(_settings(model_config).get("shift", 1.15))
 
     def set_parameters(self, shift: float = 1.15, timesteps: int = 10000) -> None:
+        if shift > _HIGHEST_MU:
+            raise ValueError(
+                f"a shift of {shift:.4g} for this size is beyond what numbers hold; lower max_shift or the size"
+            )
         self.shift = shift
         self.set_sigmas(self.sigma(torch.arange(1, timesteps + 1) / timesteps))
 
@@ -293,15 +310,17 @@ class ModelSamplingFlux(_Levels):
 
 
 class StableCascadeSampling(_Levels):
-    """The cosine schedule over time 0 to 1, shifted in log SNR (Pernias et al. 2023, arXiv:2306.00637)."""
+    """The cosine schedule over time 0 to 1, shifted in log SNR (Pernias et al. 2023, arXiv:2306.00637).
 
-    _OFFSET = 8e-3
-    _FIRST = math.cos(_OFFSET / (1 + _OFFSET) * math.pi / 2) ** 2
+    In single precision, constants and all: near 0 and with a large shift the rounding is what a picture is made with.
+    """
 
     def __init__(self, model_config: Any | None = None) -> None:
         super().__init__()
         self.sigma_data = 1.0
         self.num_timesteps = 10000
+        self.offset = torch.tensor(8e-3)
+        self.first = (self.offset / (1 + self.offset) * math.pi * 0.5).cos() ** 2
         self.set_parameters(_settings(model_config).get("shift", 1.0))
 
     def set_parameters(self, shift: float = 1.0) -> None:
@@ -309,16 +328,17 @@ class StableCascadeSampling(_Levels):
         self.set_sigmas(self.sigma(torch.arange(1, self.num_timesteps + 1) / self.num_timesteps))
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        angle = (timestep + self._OFFSET) / (1 + self._OFFSET) * math.pi / 2
-        alpha = torch.cos(angle) ** 2 / self._FIRST
+        alpha = ((timestep + self.offset) / (1 + self.offset) * math.pi * 0.5).cos() ** 2 / self.first
         if self.shift != 1.0:
-            alpha = ((alpha / (1 - alpha)).log() - 2 * math.log(self.shift)).sigmoid()
+            # A shift of 0 is no noise at any level, as far as the clamp lets it be.
+            alpha = ((alpha / (1 - alpha)).log() + 2 * torch.log(1.0 / torch.tensor(self.shift))).sigmoid()
         alpha = alpha.clamp(0.0001, 0.9999)
         return ((1 - alpha) / alpha) ** 0.5
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        alpha = (1 / (sigma**2 + 1)).clamp(0, 1.0)
-        return (alpha * self._FIRST).sqrt().acos() / (math.pi / 2) * (1 + self._OFFSET) - self._OFFSET
+        alpha = (1 / (sigma * sigma + 1)).clamp(0, 1.0)
+        offset, first = self.offset.to(sigma.device), self.first.to(sigma.device)
+        return (alpha * first).sqrt().acos() / (math.pi * 0.5) * (1 + offset) - offset
 
     def percent_to_sigma(self, percent: float) -> float:
         if percent <= 0.0:

@@ -163,9 +163,18 @@ def to_intermediate(samples: Tensor) -> Tensor:
     return samples.to(intermediate_device(), intermediate_dtype())
 
 
-def fix_empty_latent(model_patcher: Any, latent: Tensor) -> Tensor:
-    """An all-zero latent with as many channels as the model has; another one as it is."""
-    channels = model_patcher.get_model_object("latent_format").latent_channels
-    if latent.shape[1] == channels or torch.count_nonzero(latent) > 0:
+def fix_empty_latent(model_patcher: Any, latent: Tensor, downscale_ratio: float | None = None) -> Tensor:
+    """An all-zero latent `[B, C, H, W]` with as many channels as the model has; another one as it is.
+
+    `downscale_ratio` says how many pixels wide its places were meant to be; where the model's are of another size, it
+    becomes as much larger or smaller.
+    """
+    if torch.count_nonzero(latent) > 0:
         return latent
-    return repeat_to_batch(latent.movedim(1, 0), channels).movedim(0, 1)
+    form = model_patcher.get_model_object("latent_format")
+    if latent.shape[1] != form.latent_channels:
+        latent = repeat_to_batch(latent.movedim(1, 0), form.latent_channels).movedim(0, 1)
+    if downscale_ratio is not None and downscale_ratio != form.spacial_downscale_ratio:
+        ratio = downscale_ratio / form.spacial_downscale_ratio
+        latent = latent.new_zeros(*latent.shape[:-2], *(round(size * ratio) for size in latent.shape[-2:]))
+    return latent

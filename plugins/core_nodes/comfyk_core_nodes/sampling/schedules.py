@@ -73,10 +73,17 @@ def _sigmas_at(model_sampling: ModelSampling, timesteps: Tensor) -> Tensor:
 
 
 def beta(model_sampling: ModelSampling, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
-    """Entries of the model's table at quantiles of a Beta distribution, repeats dropped (arXiv:2407.12173)."""
+    """Entries of the model's table at quantiles of a Beta distribution, repeats dropped (arXiv:2407.12173).
+
+    Raises ValueError for an `alpha` or `beta` that is not above 0.
+    """
     import numpy as np
     from scipy.stats import beta as distribution
 
+    if min(alpha, beta) <= 0:
+        raise ValueError(
+            f"a Beta distribution needs an alpha and a beta above 0, not {alpha} and {beta}; set them higher"
+        )
     sigmas = model_sampling.sigmas.cpu()
     quantiles = 1 - np.linspace(0, 1, steps, endpoint=False)
     entries = np.rint(distribution.ppf(quantiles, alpha, beta) * (len(sigmas) - 1)).astype(int)
@@ -105,18 +112,33 @@ def linear_quadratic(
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """Evenly spaced `sigma ** (1 / rho)` (Karras et al. 2022, arXiv:2206.00364, eq. 5)."""
+    """Evenly spaced `sigma ** (1 / rho)` (Karras et al. 2022, arXiv:2206.00364, eq. 5).
+
+    Raises ValueError for a `rho` of 0.
+    """
+    if rho == 0:
+        raise ValueError("the karras schedule has no levels at a rho of 0; set it higher, 7 is usual")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return _end((high + torch.linspace(0, 1, steps) * (low - high)) ** rho)
 
 
+def _check_bounds(sigma_min: float, sigma_max: float) -> None:
+    if min(sigma_min, sigma_max) <= 0:
+        raise ValueError(
+            f"a schedule in log(sigma) needs bounds above 0, not sigma_min {sigma_min} and sigma_max {sigma_max}; "
+            "set them higher"
+        )
+
+
 def exponential(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """Evenly spaced `log(sigma)`."""
+    """Evenly spaced `log(sigma)`. Raises ValueError for bounds that are not above 0."""
+    _check_bounds(sigma_min, sigma_max)
     return _end(torch.linspace(math.log(sigma_max), math.log(sigma_min), steps).exp())
 
 
 def polyexponential(steps: int, sigma_min: float, sigma_max: float, rho: float = 1.0) -> Tensor:
-    """`log(sigma)` along a ramp to the power of `rho`."""
+    """`log(sigma)` along a ramp to the power of `rho`. Raises ValueError for bounds that are not above 0."""
+    _check_bounds(sigma_min, sigma_max)
     ramp = torch.linspace(1, 0, steps) ** rho
     low, high = math.log(sigma_min), math.log(sigma_max)
     return _end((ramp * (high - low) + low).exp())
