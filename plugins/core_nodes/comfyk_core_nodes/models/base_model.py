@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from comfyk_core_nodes.conditioning.conds import CONDCrossAttn, CONDNoiseShape, CONDRegular
 from comfyk_core_nodes.images.resize import resize_images
+from comfyk_core_nodes.memory.extensions import wrapped
 from comfyk_core_nodes.models.families import ModelConfig
 from comfyk_core_nodes.models.latent_formats import SDXL as SDXLLatent
 from comfyk_core_nodes.models.noise_augmentation import NoiseAugmentation, unclip_vector
@@ -76,6 +77,19 @@ class BaseModel(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         """The clean latent in `x` `[B, C, H, W]`, whose noise is of the levels `t` `[B]` (sigmas)."""
+        apply = wrapped("apply_model", transformer_options, self._apply_model, self)
+        return apply(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         inputs = self.model_sampling.calculate_input(t, x)
         if c_concat is not None:
             inputs = torch.cat([inputs, c_concat.to(inputs)], dim=1)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comfyk_core_nodes.memory.extensions import wrapped
 from comfyk_core_nodes.models.attention import SpatialTransformer, TransformerOptions
 from comfyk_core_nodes.models.layers import Conv2d, Embedding, GroupNorm, Linear
 
@@ -300,6 +301,19 @@ class UNetModel(nn.Module):
         `control` has lists of residuals for `input`, `middle` and `output`; see `apply_control`. Unknown keywords
         are conditions of other models, and are ignored.
         """
+        run = wrapped("diffusion_model", transformer_options, self._forward, self)
+        return run(x, timesteps, context, y, control, transformer_options, **kwargs)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Any = None,
+        y: Tensor | None = None,
+        control: Control | None = None,
+        transformer_options: TransformerOptions | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         options = {} if transformer_options is None else transformer_options
         options["original_shape"] = list(x.shape)
         options["transformer_index"] = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from comfyk_core_nodes.conditioning.conds import CONDRegular, cut_area
 from comfyk_core_nodes.memory.device import device_of
+from comfyk_core_nodes.memory.extensions import all_of, wrapped
 from comfyk_core_nodes.sampling.regions import Cond, Part, part_of
 
 _NOTHING = 1e-37
@@ -34,8 +35,19 @@ def calc_cond_batch(
     """
     handler = model_options.get("context_handler")
     if handler is not None and handler.should_use_context(model, conds, x_in, timestep, model_options):
-        return handler.execute(_calc, model, conds, x_in, timestep, model_options)
-    return _calc(model, conds, x_in, timestep, model_options)
+        return handler.execute(_wrapped_calc, model, conds, x_in, timestep, model_options)
+    return _wrapped_calc(model, conds, x_in, timestep, model_options)
+
+
+def _wrapped_calc(
+    model: Any,
+    conds: Sequence[Sequence[Cond] | None],
+    x_in: Tensor,
+    timestep: Tensor,
+    model_options: dict[str, Any],
+) -> list[Tensor]:
+    calculate = wrapped("calc_cond_batch", model_options.get("transformer_options"), _calc)
+    return calculate(model, conds, x_in, timestep, model_options)
 
 
 def _calc(
@@ -54,6 +66,10 @@ def _calc(
             elif (part := part_of(cond, x_in, timestep)) is not None:
                 to_run.append((part, index))
     to_run += _default_parts(defaults, to_run, x_in, timestep)
+    patcher = getattr(model, "current_patcher", None)
+    if patcher is not None:
+        for callback in all_of(patcher.callbacks, "on_prepare_state"):
+            callback(patcher, timestep, model_options)
 
     sums = [torch.zeros_like(x_in) for _ in conds]
     weights = [torch.full_like(x_in, _NOTHING) for _ in conds]

@@ -9,21 +9,21 @@ which nodes set on a clone of it, these are used here: `sampler_calc_cond_batch_
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from comfyk_core_nodes.conditioning.edit import Conditioning, conditioning_set_values
-from comfyk_core_nodes.memory.manager import load_models_gpu
+from comfyk_core_nodes.memory.extensions import move_extensions, put_into_options, wrapped
 from comfyk_core_nodes.sampling.cond_batch import calc_cond_batch, copy_options
-from comfyk_core_nodes.sampling.override import Wrapped
 from comfyk_core_nodes.sampling.prepare import (
-    additional_models,
     clean_up,
     convert_cond,
     prepare_mask,
+    prepare_sampling,
     process_conds,
 )
 from comfyk_core_nodes.sampling.regions import Cond
@@ -106,14 +106,29 @@ def sampling_function(
     return cfg_function(model, results[0], results[1], cond_scale, x, timestep, model_options, cond, uncond)
 
 
+@contextmanager
+def running(patcher: Any) -> Iterator[None]:
+    """A run with this patcher: its model knows it as `current_patcher`, its callbacks hear of start and end."""
+    model = patcher.model
+    model.current_patcher = patcher
+    try:
+        patcher.pre_run()
+        yield
+    finally:
+        model.current_patcher = None
+        patcher.cleanup()
+
+
 class CFGGuider:
     """Guides by a positive and a negative conditioning. A subclass may override any of its methods.
 
-    During a run `inner_model` is the wrapped network and `conds` are the conditionings made ready, by kind.
+    During a run `inner_model` is the wrapped network, `conds` are the conditionings made ready, by kind, and
+    `loaded_models` the patchers of the other networks.
     """
 
     inner_model: Any
     conds: dict[str, list[Cond]]
+    loaded_models: list[Any]
 
     def __init__(self, model_patcher: Any) -> None:
         self.model_patcher = model_patcher
@@ -139,8 +154,17 @@ class CFGGuider:
         model_options: dict[str, Any] | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        wrappers = self.model_patcher.get_all_wrappers("predict_noise")
-        return Wrapped(self.predict_noise, self, wrappers)(x, timestep, model_options or {}, seed)
+        return self.outer_predict_noise(x, timestep, {} if model_options is None else model_options, seed)
+
+    def outer_predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
+    ) -> Tensor:
+        """`predict_noise` with the wrappers around it."""
+        predict = self._wrapped("predict_noise", self.predict_noise, self)
+        return predict(x, timestep, model_options, seed)
+
+    def _wrapped(self, kind: str, method: Callable[..., Tensor], class_obj: Any) -> Callable[..., Tensor]:
+        return wrapped(kind, self.model_options.get("transformer_options"), method, class_obj)
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
@@ -168,20 +192,27 @@ class CFGGuider:
         callback: StepCallback | None,
         disable_pbar: bool,
         seed: int | None,
+        latent_shapes: Sequence[torch.Size] | None = None,
     ) -> Tensor:
         """The run itself, with the model loaded and all tensors on `device`."""
         # An empty latent stands for no picture, in whatever scale the model has.
         if torch.count_nonzero(latent_image) > 0:
             latent_image = self.inner_model.process_latent_in(latent_image)
         self.conds = process_conds(
-            self.inner_model, noise, self.conds, device, latent_image, denoise_mask, seed
+            self.inner_model,
+            noise,
+            self.conds,
+            device,
+            latent_image,
+            denoise_mask,
+            seed,
+            latent_shapes=latent_shapes,
         )
         options = copy_options(self.model_options)
         options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
         extra_args = {"model_options": options, "seed": seed}
-        samples = sampler.sample(
-            self, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
-        )
+        run = self._wrapped("sampler_sample", sampler.sample, sampler)
+        samples = run(self, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
         return self.inner_model.process_latent_out(samples.float())
 
     def outer_sample(
@@ -194,33 +225,32 @@ class CFGGuider:
         callback: StepCallback | None = None,
         disable_pbar: bool = False,
         seed: int | None = None,
+        latent_shapes: Sequence[torch.Size] | None = None,
     ) -> Tensor:
-        """Load what the run needs, run, and let go of it."""
+        """Load what the run needs, run, and let go of it. `latent_shapes` are those of the latents in the latent."""
         patcher = self.model_patcher
-        others, memory = additional_models(self.conds, patcher.model_dtype())
-        items, *rest = noise.shape
-        load_models_gpu(
-            [patcher, *others],
-            memory_required=int(memory + patcher.model.memory_required([items * 2, *rest])),
-            minimum_memory_required=int(memory + patcher.model.memory_required([items, *rest])),
+        self.inner_model, self.conds, self.loaded_models = prepare_sampling(
+            patcher, noise.shape, self.conds, self.model_options
         )
-        self.inner_model = patcher.model
         device = patcher.load_device
         try:
-            return self.inner_sample(
-                noise.to(device, torch.float32),
-                latent_image.to(device, torch.float32),
-                device,
-                sampler,
-                sigmas.to(device),
-                denoise_mask,
-                callback,
-                disable_pbar,
-                seed,
-            )
+            move_extensions(self.model_options["transformer_options"], device, patcher.model_dtype())
+            with running(patcher):
+                return self.inner_sample(
+                    noise.to(device, torch.float32),
+                    latent_image.to(device, torch.float32),
+                    device,
+                    sampler,
+                    sigmas.to(device),
+                    denoise_mask,
+                    callback,
+                    disable_pbar,
+                    seed,
+                    latent_shapes=latent_shapes,
+                )
         finally:
-            clean_up(self.conds, others)
-            del self.inner_model
+            clean_up(self.conds, self.loaded_models)
+            del self.inner_model, self.loaded_models
 
     @torch.no_grad()
     def sample(
@@ -246,11 +276,23 @@ class CFGGuider:
         self.conds = {kind: [dict(cond) for cond in conds] for kind, conds in self.original_conds.items()}
         original_options = self.model_options
         self.model_options = copy_options(original_options)
+        extensions = self.model_options.setdefault("transformer_options", {})
+        put_into_options(extensions, self.model_patcher.wrappers, self.model_patcher.callbacks)
+        run = self._wrapped("outer_sample", self.outer_sample, self)
         try:
-            return self.outer_sample(
-                noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
+            return run(
+                noise,
+                latent_image,
+                sampler,
+                sigmas,
+                denoise_mask,
+                callback,
+                disable_pbar,
+                seed,
+                latent_shapes=[latent_image.shape],
             )
         finally:
+            move_extensions(extensions, self.model_patcher.offload_device)
             self.model_options = original_options
             del self.conds
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+from comfyk_core_nodes.memory.extensions import wrapped
+from comfyk_core_nodes.memory.manager import load_models_gpu
 from comfyk_core_nodes.sampling.regions import Cond, add_opposite_areas, resolve_areas
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -117,6 +119,29 @@ def additional_models(conds: Mapping[str, Sequence[Cond]], dtype: torch.dtype) -
         models += more if isinstance(more, list) else [more]
     memory = sum(control.inference_memory_requirements(dtype) for control in controls)
     return list(dict.fromkeys(models)), memory
+
+
+def prepare_sampling(
+    patcher: Any, noise_shape: Sequence[int], conds: dict[str, list[Cond]], model_options: Mapping[str, Any]
+) -> tuple[Any, dict[str, list[Cond]], list[Any]]:
+    """Load what a run on noise of this shape needs. Returns the model, the conditionings and the other models."""
+    load = wrapped("prepare_sampling", model_options.get("transformer_options"), _prepare_sampling)
+    return load(
+        patcher, noise_shape, conds, model_options=model_options, force_full_load=False, force_offload=False
+    )
+
+
+def _prepare_sampling(
+    patcher: Any, noise_shape: Sequence[int], conds: dict[str, list[Cond]], **_: Any
+) -> tuple[Any, dict[str, list[Cond]], list[Any]]:
+    others, memory = additional_models(conds, patcher.model_dtype())
+    items, *rest = noise_shape
+    load_models_gpu(
+        [patcher, *others],
+        memory_required=int(memory + patcher.model.memory_required([items * 2, *rest])),
+        minimum_memory_required=int(memory + patcher.model.memory_required([items, *rest])),
+    )
+    return patcher.model, conds, others
 
 
 def clean_up(conds: Mapping[str, Sequence[Cond]], models: Sequence[Any]) -> None:
