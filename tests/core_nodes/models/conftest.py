@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+from comfyk_core_nodes.memory import settings
 from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
@@ -27,6 +29,16 @@ def randomised(module: nn.Module) -> nn.Module:
             fan_in = parameter[0].numel()
             nn.init.normal_(parameter, 0.0, fan_in**-0.5)
     return module.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`use(mmap=False)`: the settings of the section `device`."""
+
+    def change(**values: Any) -> None:
+        monkeypatch.setattr(settings, "_DEFAULTS", settings.DeviceSettings(**values))
+
+    return change
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from comfyk_core_nodes.models.state_dict import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from torch import Tensor
 
 
 def safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -127,6 +130,43 @@ def test_tensors_are_views_of_the_file(tmp_path: Path) -> None:
     state, metadata = load_torch_file(path)
     assert metadata == {"a": "b"}
     assert state["weight"].untyped_storage().nbytes() >= path.stat().st_size - 4096
+
+
+def is_mapped(tensor: Tensor, path: Path) -> bool:
+    """Whether the memory of the tensor is the file's."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+        if first <= tensor.data_ptr() < last:
+            return line.endswith(str(path))
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is mapped is told by /proc")
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_files_are_mapped_or_read(tmp_path: Path, use: Any, mmap: bool, suffix: str) -> None:
+    """`--disable-mmap`: no tensor is a view of the file, and all are the same."""
+    use(mmap=mmap)
+    tensors = {
+        "weight": torch.randn(300, 7),
+        "half": torch.randn(3).half(),
+        "one": torch.tensor(5, dtype=torch.int64),
+        "none": torch.zeros(0, 4),
+        "fp8": torch.randn(5).to(torch.float8_e4m3fn),
+        "last": torch.randn(64, 64).bfloat16(),
+    }
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "ckpt":
+        torch.save({"state_dict": tensors}, path)
+    else:
+        save_file(tensors, path, metadata={"format": "pt"})
+    state, metadata = load_torch_file(path)
+    assert state.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert state[key].dtype == value.dtype
+        assert torch.equal(state[key].float(), value.float()), key
+    assert is_mapped(state["weight"], path) == is_mapped(state["last"], path) == mmap
+    assert metadata == ({} if suffix == "ckpt" else {"format": "pt"})
 
 
 def test_dropped_pages_are_read_again_and_written_ones_kept(tmp_path: Path) -> None:

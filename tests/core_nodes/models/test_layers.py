@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from comfyk_core_nodes.models.layers import (
@@ -90,6 +92,19 @@ def test_scaled_weights() -> None:
     assert torch.allclose(layer(x), expected, atol=1e-4)
     layer.prepare("cpu", torch.float32)
     assert torch.allclose(layer(x), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_convolutions_in_channels_last_order(use: Any, wanted: bool) -> None:
+    """`--force-channels-last`, which changes the order in memory and no number."""
+    use(channels_last=wanted)
+    layer, x = filled(Conv2d(8, 6, 3, padding=1), torch.float16), torch.randn(2, 8, 5, 7)
+    weight, _ = layer.cast_weights(torch.device("cpu"), torch.bfloat16)
+    assert weight.is_contiguous(memory_format=torch.channels_last) == wanted
+    assert torch.equal(weight, layer.weight.bfloat16())
+    assert torch.allclose(layer(x), plain(layer, x), atol=1e-5)
+    layer.prepare("cpu", torch.float32)
+    assert torch.allclose(layer(x), plain(layer, x), atol=1e-5)
 
 
 def test_an_embedding_casts_the_rows_it_needs() -> None:

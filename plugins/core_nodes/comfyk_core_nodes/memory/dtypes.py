@@ -144,6 +144,12 @@ def vae_dtype(device: torch.device | None = None, allowed_dtypes: Sequence[torch
     return torch.float32
 
 
+def should_upcast_attention(device: torch.device) -> bool:
+    """Whether attention in half precision is to be computed in fp32 there. Torch keeps the scores in fp32 elsewhere."""
+    wanted = device_settings().attention_upcast
+    return device.type == "mps" if wanted == "auto" else wanted == "always"
+
+
 def intermediate_dtype() -> torch.dtype:
     """The dtype of latents and pictures between nodes."""
     return torch.float16 if device_settings().fp16_intermediates else torch.float32

@@ -99,17 +99,17 @@ class DeviceSettings(BaseModel):
     )
     attention_upcast: Annotated[
         Literal["auto", "always", "never"],
-        Option("--force-upcast-attention", const="always", help="Compute all attention in fp32."),
-        Option(
-            "--dont-upcast-attention", const="never", help="Compute no attention in fp32 for its own sake."
-        ),
+        Option("--force-upcast-attention", const="always", help="Compute attention in fp32."),
+        Option("--dont-upcast-attention", const="never", help="Leave attention in the model's dtype."),
     ] = Field(
         default="auto",
-        description="Which attention is computed in fp32. `auto`: that of models which need it.",
+        description="Whether attention of models in half precision is computed in fp32: `always`, `never`, or, with "
+        "`auto`, on Apple GPUs, where it gives black pictures otherwise.",
     )
     channels_last: Annotated[bool, Option("--force-channels-last")] = Field(
         default=False,
-        description="Keep the weights of convolutions in channels-last order on every device.",
+        description="Keep the weights of convolutions in channels-last order; pictures always are. On the CPU, fp32 "
+        "weights are in oneDNN's own order all the same, which is quicker.",
     )
     deterministic: Annotated[bool, Option("--deterministic")] = Field(
         default=False,

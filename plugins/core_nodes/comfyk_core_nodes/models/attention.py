@@ -11,12 +11,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comfyk_core_nodes.memory.dtypes import should_upcast_attention
 from comfyk_core_nodes.models.layers import Conv2d, GroupNorm, LayerNorm, Linear
 
 TransformerOptions = dict[str, Any]
+
+
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """torch's attention, in fp32 where the settings or the device ask for it: `[..., N, D]` and `[..., M, D]` to the first.
+
+    The result is in the dtype of `q`. `causal` lets each token see itself and those before it.
+    """
+    dtype = q.dtype
+    if dtype.itemsize < 4 and should_upcast_attention(q.device):
+        q, k, v = q.float(), k.float(), v.float()
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.float()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).to(dtype)
 
 
 def attention(
@@ -40,7 +57,7 @@ def attention(
     q, k, v = (part.view(batch, -1, heads, width // heads).transpose(1, 2) for part in (q, k, v))
     if mask is not None and mask.ndim == 3:
         mask = mask.unsqueeze(1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out = dot_product_attention(q, k, v, mask)
     return out.transpose(1, 2).reshape(batch, -1, width)
 
 

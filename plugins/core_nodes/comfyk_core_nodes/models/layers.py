@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comfyk_core_nodes.memory.settings import device_settings
 from comfyk_core_nodes.models.mapped import scratch, scratch_memory
 
 WeightFunction = Callable[[Tensor], Tensor]
@@ -173,6 +174,14 @@ class Conv2d(StoredWeights, nn.Conv2d):
     @property
     def _plain_padding(self) -> list[int]:
         return [int(side) for side in self.padding]
+
+    def cast_weights(
+        self, device: torch.device, dtype: torch.dtype, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        weight, bias = super().cast_weights(device, dtype, out)
+        if device_settings().channels_last:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        return weight, bias
 
     def _pack(self, weight: Tensor) -> Tensor:
         layout = (self._plain_padding, list(self.stride), list(self.dilation), self.groups)

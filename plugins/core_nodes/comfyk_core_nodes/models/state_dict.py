@@ -1,6 +1,7 @@
 """Reading weight files into a state dict, `{key: tensor}`, and looking at one.
 
-`.safetensors` files are mapped: the tensors are views of the file, and reading takes milliseconds whatever its size.
+`.safetensors` files are mapped: the tensors are views of the file, and reading takes milliseconds whatever its size;
+with the setting `device.mmap` off, they are read.
 `.ckpt`, `.pt`, `.pth` and `.bin` files are pickles, read with `torch.load(weights_only=True)`, which builds tensors
 and plain containers and runs nothing. A file that cannot be used raises `ModelFileError`, which says which file it
 is, what was expected and what was found.
@@ -18,6 +19,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from comfyk_core_nodes.memory.settings import device_settings
 
 StateDict = dict[str, Tensor]
 
@@ -55,9 +58,28 @@ def load_torch_file(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, 
 def _load_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return state if device_settings().mmap else _read_tensors(path, state), file.metadata() or {}
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise ModelFileError(path, "a safetensors file", _what_it_is(path, error)) from error
+
+
+def _read_tensors(path: Path, mapped: Mapping[str, Tensor]) -> StateDict:
+    """What is in a safetensors file, of which `mapped` are views, read into memory of its own.
+
+    Where a file is on a network share, reading it from the beginning to its end is quicker than going about in it.
+    """
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(header))
+        state: StateDict = {}
+        for key in sorted(mapped, key=lambda key: entries[key]["data_offsets"]):
+            raw = torch.empty(mapped[key].nbytes, dtype=torch.uint8)
+            file.seek(8 + header + entries[key]["data_offsets"][0])
+            if file.readinto(raw.numpy().data) != raw.nbytes:
+                raise OSError(f"it ends within {key}")
+            state[key] = raw.view(mapped[key].dtype).view(mapped[key].shape)
+    return state
 
 
 def _what_it_is(path: Path, error: Exception) -> str:
@@ -102,7 +124,8 @@ def _end_of_data(path: Path, header: int) -> int | None:
 def _load_pickle(path: Path) -> Any:
     try:
         # Only zip archives can be mapped; the old format before torch 1.6 is read whole.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        mmap = device_settings().mmap and zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:
         raise
     except Exception as error:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comfyk_core_nodes.models.attention import dot_product_attention
 from comfyk_core_nodes.models.layers import Embedding, LayerNorm, Linear
 from comfyk_core_nodes.models.state_dict import count_blocks
 
@@ -32,7 +33,7 @@ class CLIPAttention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = dot_product_attention(q, k, v, causal=True)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
