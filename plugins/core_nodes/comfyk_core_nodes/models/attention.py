@@ -24,9 +24,10 @@ TransformerOptions = dict[str, Any]
 def dot_product_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
 ) -> Tensor:
-    """torch's attention, in fp32 where the settings or the device ask for it: `[..., N, D]` and `[..., M, D]` to the first.
+    """torch's attention, in fp32 where the settings or the device ask for it.
 
-    The result is in the dtype of `q`. `causal` lets each token see itself and those before it.
+    `q` is `[..., N, D]`, as the result is, also in its dtype; `k` and `v` are `[..., M, D]`.
+    `causal` lets each token see itself and those before it.
     """
     dtype = q.dtype
     if dtype.itemsize < 4 and should_upcast_attention(q.device):

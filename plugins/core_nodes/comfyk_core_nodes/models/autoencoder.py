@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from comfyk import check_interrupted
 from torch import Tensor, nn
 
 from comfyk_core_nodes.models.attention import dot_product_attention
@@ -106,7 +107,10 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`[B, C, H, W]` to the mean and the logarithm of the variance of its latent, `[B, 2z, H/8, W/8]`."""
+    """`[B, C, H, W]` to the mean and the logarithm of the variance of its latent, `[B, 2z, H/8, W/8]`.
+
+    This and the decoder raise `comfyk.context.Interrupted` between two levels when the job was asked to stop.
+    """
 
     def __init__(
         self, in_channels: int, ch: int, ch_mult: list[int], num_res_blocks: int, out: int, device: Any = None
@@ -129,6 +133,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         for level in self.down:
+            check_interrupted()
             h = level(h)
         h = self.mid(h)
         return self.conv_out(F.silu(self.norm_out(h), inplace=True))
@@ -158,6 +163,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z.contiguous(memory_format=torch.channels_last)))
         for level in reversed(self.up):
+            check_interrupted()
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(h), inplace=True))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from comfyk import check_interrupted
 from torch import Tensor, nn
 
 from comfyk_core_nodes.memory.extensions import wrapped
@@ -299,7 +300,8 @@ class UNetModel(nn.Module):
         """`[B, C, H, W]` at `timesteps` `[B]`, with `context` `[B, T, D]`, to `[B, C', H, W]`.
 
         `control` has lists of residuals for `input`, `middle` and `output`; see `apply_control`. Unknown keywords
-        are conditions of other models, and are ignored.
+        are conditions of other models, and are ignored. Raises `comfyk.context.Interrupted` between two blocks when
+        the job was asked to stop.
         """
         run = wrapped("diffusion_model", transformer_options, self._forward, self)
         return run(x, timesteps, context, y, control, transformer_options, **kwargs)
@@ -323,6 +325,7 @@ class UNetModel(nn.Module):
         skips: list[Tensor] = []
         h = x.contiguous(memory_format=torch.channels_last)
         for number, block in enumerate(self.input_blocks):
+            check_interrupted()
             options["block"] = ("input", number)
             h = apply_control(block(h, emb, context, options), control, "input")
             for patch in patches.get("input_block_patch", ()):
@@ -331,6 +334,7 @@ class UNetModel(nn.Module):
             for patch in patches.get("input_block_patch_after_skip", ()):
                 h = patch(h, options)
 
+        check_interrupted()
         options["block"] = ("middle", 0)
         if self.middle_block is not None:
             h = self.middle_block(h, emb, context, options)
@@ -341,6 +345,7 @@ class UNetModel(nn.Module):
                 h = patch({"h": h, **given, "transformer_options": options})["h"]
 
         for number, block in enumerate(self.output_blocks):
+            check_interrupted()
             options["block"] = ("output", number)
             skip: Tensor | None = apply_control(skips.pop(), control, "output")
             for patch in patches.get("output_block_patch", ()):
