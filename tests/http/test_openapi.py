@@ -96,6 +96,13 @@ def test_an_operation_answers_the_same(written: dict[str, Any], key: str) -> Non
             assert expected.keys() - _NOT_COMFYUIS.get(key, set()) - _optional(key) <= has.keys()
 
 
+@pytest.mark.parametrize("key", [key for key in FACTS if "answers" in FACTS[key] and key != "GET /ws"])
+def test_an_operation_has_no_status_of_its_own(written: dict[str, Any], key: str) -> None:
+    """Beside those of ranges and of what the client has already, which it asks for by headers."""
+    found = set(operation_of(written, key)["responses"]) - {"4XX", "5XX", "206", "304"}
+    assert found == set(FACTS[key]["answers"])
+
+
 def _optional(key: str) -> set[str]:
     # What the job store's lines hold is not known to the document: they may have any further field.
     return (

@@ -147,7 +147,13 @@ async def test_a_failing_node_fails_its_job_only(server: Any) -> None:
     assert entry["status"]["status_str"] == "error"
     _, details = await server.get(f"/jobs/{entry['prompt'][1]}")
     assert details["status"] == "failed"
-    assert details["execution_error"]["exception_message"].strip() == "no luck with 3"
+    error = details["execution_error"]
+    assert error["exception_message"].strip() == "no luck with 3"
+    assert (error["node_id"], error["node_type"], error["current_inputs"]) == ("1", "Fails", {"value": [3]})
+    assert error["current_outputs"] == {}
+    failing = {**server.show(), "3": {"class_type": "Fails", "inputs": {"value": ["1", 0]}}}
+    _, details = await server.get(f"/jobs/{(await server.run(failing))['prompt'][1]}")
+    assert details["execution_error"]["current_outputs"].get("1") == {}
     assert (await server.run(server.show()))["status"]["completed"]
 
 

@@ -33,7 +33,8 @@ _INTRODUCTION = (
     "The ComfyUI API, as this server speaks it. Every path that begins with `/api` is served without it too. "
     "In multi-user mode the header `Comfy-User` says whose settings, files and jobs are meant; that keeps users "
     "apart and protects nothing. Where the server asks for a token, send it as `Authorization: Bearer TOKEN`, or "
-    "open `/?token=TOKEN` once in a browser."
+    "open `/?token=TOKEN` once in a browser. Operations that ComfyUI documents no refusal for leave out what they "
+    "cannot use of a request, and name it in the header `Comfyk-Ignored` of the answer."
 )
 _USER_HEADER = {
     "name": "Comfy-User",

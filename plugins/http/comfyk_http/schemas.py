@@ -82,7 +82,7 @@ class NodeProblem(Part):
 
 class NodeError(Part):
     errors: list[NodeProblem]
-    class_type: str
+    class_type: str | None
     dependent_outputs: list[Any]
 
 
@@ -147,8 +147,9 @@ class ExecutionError(Part):
     exception_message: str
     exception_type: str
     traceback: list[str]
-    current_inputs: Any
-    current_outputs: Any
+    current_inputs: Json
+    current_outputs: Json
+    """The nodes that were done."""
 
 
 class JobEntry(Part):

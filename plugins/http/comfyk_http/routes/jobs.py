@@ -116,10 +116,22 @@ def _line(job: JobSummary) -> dict[str, Any]:
     """A job as it is listed: what is not known is left out."""
     line = {name: value for name, value in asdict(job).items() if value is not None}
     if error := line.get("execution_error"):
-        # An error that is no node's: the web UI wants texts here.
-        at = {name: error.get(name) or "" for name in ("node_id", "node_type")}
-        line["execution_error"] = {**error, **at}
+        line["execution_error"] = _error(error)
     return line
+
+
+def _error(told: dict[str, Any]) -> dict[str, Any]:
+    """An error in the form that the jobs routes give it: the message over the WebSocket has it otherwise."""
+    done = told.get("current_outputs") or ()
+    return {
+        **told,
+        # Texts also when the error is no node's.
+        "node_id": told.get("node_id") or "",
+        "node_type": told.get("node_type") or "",
+        "current_inputs": told.get("current_inputs") or {},
+        # The nodes that were done, as the keys of an object.
+        "current_outputs": done if isinstance(done, dict) else {node: {} for node in done},
+    }
 
 
 def _details(detail: JobDetail) -> dict[str, Any]:
