@@ -11,14 +11,14 @@ import pytest
 from comfyk.app import App
 from comfyk.nodes.definition import NodeResult
 from comfyk.plugins import Plugins
-from comfyk.settings import FolderSettings, Settings
+from comfyk.settings import load_settings
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
     plugins = Plugins()
     plugins.register(comfyk_core_nodes.plugin, "core-nodes")
-    app = App(Settings(folders=FolderSettings(base=tmp_path)), plugins)
+    app = App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins)
     app.folders.create()
     app.register()
     with app.active():

@@ -32,6 +32,16 @@ def test_makes_a_picture_that_carries_its_prompt(make: Make, workflow: Workflow,
     assert len(set(picture.convert("L").tobytes())) > 10
 
 
+def test_links_by_number(make: Make, workflow: Workflow) -> None:
+    """`haiven_txt2img.json` is as one deployment documents it: its links say 5 where `txt2img.json` says "5"."""
+    graph = workflow("haiven_txt2img")
+    assert graph["6"]["inputs"]["images"] == [5, 0]
+    (picture,) = make(graph)
+    (same,) = make(workflow("txt2img"))
+    assert picture.tobytes() == same.tobytes()
+    assert json.loads(picture.info["prompt"]) == workflow("txt2img")
+
+
 @pytest.mark.parametrize("name", ["txt2img", "sdxl_base_refiner"])
 def test_the_seed_decides(make: Make, workflow: Workflow, name: str) -> None:
     key = "noise_seed" if name == "sdxl_base_refiner" else "seed"
