@@ -92,7 +92,7 @@ def sample_dpmpp_2s_ancestral_cfg_pp(
     """DPM-Solver++(2S), ancestral: both stages start from `x` moved by what guidance adds.
 
     The second takes the unguided latent of the middle for that, so that even without guidance the deviation comes out
-    a fifth too small on a Gaussian; it is kept so, because pictures depend on it.
+    too small on a Gaussian: without noise `exp(-1/4)` of it. It is kept so, because pictures depend on it.
     """
     run = GuidedRun(model, extra_args, callback)
     noise = run.noise_sampler(x, noise_sampler)

@@ -72,6 +72,7 @@ def sample_dpm_2_ancestral(
         if down == 0:
             x = denoised
         else:
-            x = _midpoint_step(run, x, sigma, down, denoised)
-            x = scale * x + noise(sigma, sigma_next) * (strength * up)
+            x = scale * _midpoint_step(run, x, sigma, down, denoised)
+            if eta > 0:
+                x = x + noise(sigma, sigma_next) * (strength * up)
     return x

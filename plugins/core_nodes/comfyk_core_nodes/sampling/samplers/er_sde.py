@@ -49,7 +49,10 @@ def sample_er_sde(
     noise_scaler: Callable[[Tensor], Tensor] | None = None,
     max_stage: int = 3,
 ) -> Tensor:
-    """VP ER-SDE-Solver of up to three stages (algorithms 1 to 3); `noise_scaler` is the paper's phi."""
+    """VP ER-SDE-Solver of up to three stages (algorithms 1 to 3); `noise_scaler` is the paper's phi.
+
+    Its order is 2 with two stages or three: the third does not correct that the slope is right half a step back.
+    """
     run = Run(model, extra_args, callback)
     noise = run.noise_sampler(x, noise_sampler)
     strength = run.noise_strength(s_noise)

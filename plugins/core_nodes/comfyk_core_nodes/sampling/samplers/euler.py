@@ -25,7 +25,7 @@ def churn(
 ) -> tuple[Tensor, Tensor]:
     """Raise the noise of `x` to a level above `sigma` (Karras et al. 2022, algorithm 2, lines 4 to 6).
 
-    Returns the noisier `x` and its level. The noise is of torch's global generator.
+    Returns the noisier `x` and its level. The noise is of torch's global generator, drawn only where it is used.
     """
     if s_churn <= 0 or not s_tmin <= sigma <= s_tmax:
         return x, sigma

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from comfyk_core_nodes.sampling.samplers.euler import churn
@@ -49,11 +50,14 @@ def sample_heunpp2(
 ) -> Tensor:
     """Heun++: slopes looked up one and two levels ahead, weighted by those levels against the highest one.
 
-    From Carzit's sd-webui-samplers-scheduler (MIT). Up to three evaluations a step.
+    From Carzit's sd-webui-samplers-scheduler (MIT). Up to three evaluations a step. Of order 1: the weights change
+    along the run. With churn, noise is drawn in steps that do not use it as well.
     """
     run = Run(model, extra_args, callback)
     steps = len(sigmas) - 1
     for i, sigma, sigma_next in levels(sigmas):
+        if s_churn > 0 and not s_tmin <= sigma <= s_tmax:
+            torch.randn_like(x)
         x, sigma_hat = churn(x, sigma, steps, s_churn, s_tmin, s_tmax, s_noise)
         slope = first = to_d(x, sigma_hat, run.step(i, x, sigma, sigma_hat))
         dt = sigma_next - sigma_hat

@@ -74,8 +74,9 @@ def _multistep(
 
 
 def _variable_weights(lengths: list[Tensor]) -> list[Tensor | float]:
-    """Order 2 is Adams-Bashforth for unequal steps. Orders 3 and 4 are so only for equal steps: they are kept as they
-    are in diff-sampler, because pictures depend on them.
+    """Two weights are Adams-Bashforth's for unequal steps, three only for equal ones. Four are for none: on equal
+    steps the third difference weighs 11/24, not 9/24. They are kept as they are in diff-sampler, because pictures depend on
+    them; the order is 3.
     """
     if len(lengths) == 1:
         return [1.0]

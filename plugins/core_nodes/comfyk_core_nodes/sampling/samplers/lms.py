@@ -31,16 +31,15 @@ def sample_lms(
 ) -> Tensor:
     """Adams-Bashforth over the slopes of the last `order` steps, in sigma (k-diffusion's LMS)."""
     run = Run(model, extra_args, callback)
-    times = sigmas.detach().cpu().double().numpy()
-    slopes: list[Tensor] = []
+    history: list[tuple[float, Tensor]] = []
     for i, sigma, sigma_next in levels(sigmas):
         denoised = run.step(i, x, sigma)
-        slopes = [to_d(x, sigma, denoised), *slopes[: order - 1]]
         if sigma_next == 0:
             x = denoised
-            continue
-        nodes = times[i - len(slopes) + 1 : i + 1][::-1]
-        weights = lagrange_integrals(nodes, times[i], times[i + 1])
-        for weight, slope in zip(weights, slopes, strict=True):
-            x = x + weight * slope
+        elif sigma_next != sigma:
+            history = [(float(sigma), to_d(x, sigma, denoised)), *history[: order - 1]]
+            nodes = np.array([level for level, _ in history])
+            weights = lagrange_integrals(nodes, float(sigma), float(sigma_next))
+            for weight, (_, slope) in zip(weights, history, strict=True):
+                x = x + weight * slope
     return x

@@ -34,22 +34,23 @@ def _multistep(
     run = guided or Run(model, extra_args, callback)
     noise = run.noise_sampler(x, noise_sampler)
     strength = run.noise_strength(s_noise)
-    older, last_down = None, sigmas[0]
+    last: tuple[Tensor, Tensor] | None = None
     for i, sigma, sigma_next in levels(sigmas):
         denoised = run.step(i, x, sigma)
         result = denoised if guided is None else guided.uncond
         down, up = ancestral_step(sigma, sigma_next, eta)
-        if down == 0 or older is None:
+        h = (sigma / down).log()
+        if down == 0 or h == 0 or last is None:
             x = denoised + to_d(x, sigma, result) * down
         else:
-            h = (sigma / down).log()
-            c_2 = (last_down / sigmas[i - 1]).log() / h
+            older, c_2 = last[0], -last[1] / h
             phi_1, phi_2 = phi(-h, 2)
             change = (phi_1 - phi_2 / c_2) * result + phi_2 / c_2 * older
             x = down / sigma * (x + (denoised - result)) + h * change
         if up > 0:
             x = x + noise(sigma, sigma_next) * (strength * up)
-        older, last_down = result, down
+        if h != 0:
+            last = result, h
     return x
 
 

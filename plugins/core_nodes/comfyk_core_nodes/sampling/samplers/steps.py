@@ -105,10 +105,12 @@ def ancestral_step(sigma: Tensor, sigma_next: Tensor, eta: float = 1.0) -> tuple
     """`(sigma_down, sigma_up)`: go down to the first without noise, then add noise of the second.
 
     `eta` is the share of the noise that the reverse process would add (Song et al. 2020, arXiv:2010.02502, eq. 16).
+    Where the level rises, or falls from an infinite one, the root is not a number, and all of the noise is new.
     """
     if not eta:
         return sigma_next, torch.zeros_like(sigma_next)
-    up = torch.minimum(sigma_next, eta * sigma_next * (1 - (sigma_next / sigma) ** 2).sqrt())
+    share = (sigma**2 - sigma_next**2) / sigma**2
+    up = torch.fmin(sigma_next, eta * sigma_next * share.sqrt())
     return (sigma_next**2 - up**2).sqrt(), up
 
 
@@ -142,11 +144,12 @@ def off_pure_noise(sigmas: Tensor, sampling: ModelSampling) -> Tensor:
 
 def phi(h: Tensor, count: int) -> list[Tensor]:
     """`[phi_1(h), ... phi_count(h)]` of exponential integrators: `phi_1 = (e**h - 1) / h`,
-    `phi_k+1 = (phi_k - 1 / k!) / h` (Hochbruck and Ostermann 2010).
+    `phi_k+1 = (phi_k - 1 / k!) / h`, and `1 / k!` at 0 (Hochbruck and Ostermann 2010).
     """
-    phis = [torch.expm1(h) / h]
-    factorial = 1.0
-    for k in range(1, count):
-        factorial /= k
-        phis.append((phis[-1] - factorial) / h)
+    phis: list[Tensor] = []
+    above, at_zero = torch.expm1(h), 1.0
+    for k in range(1, count + 1):
+        at_zero /= k
+        phis.append(torch.where(h == 0, at_zero, above / h))
+        above = phis[-1] - at_zero
     return phis
