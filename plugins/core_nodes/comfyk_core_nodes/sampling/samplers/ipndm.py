@@ -75,8 +75,8 @@ def _multistep(
 
 def _variable_weights(lengths: list[Tensor]) -> list[Tensor | float]:
     """Two weights are Adams-Bashforth's for unequal steps, three only for equal ones. Four are for none: on equal
-    steps the third difference weighs 11/24, not 9/24. They are kept as they are in diff-sampler, because pictures depend on
-    them; the order is 3.
+    steps the third difference weighs 11/24, not 9/24. So the order is 3; they are kept as they are in diff-sampler,
+    because pictures depend on them.
     """
     if len(lengths) == 1:
         return [1.0]

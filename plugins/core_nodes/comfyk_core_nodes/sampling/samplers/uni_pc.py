@@ -42,6 +42,7 @@ def sample_unipc(
     """UniPC-3 (algorithms 5 to 8) with B(h) = h (`bh1`) or e**h - 1 (`bh2`); one evaluation a step.
 
     Of order 4 on the way; orders rise from 1 and go down again at the end, whose last step limits the whole to 2.
+    A run of one step is that last one.
     """
     if len(sigmas) <= 1:
         return x
