@@ -52,10 +52,9 @@ class _Levels(nn.Module):
     log_sigmas: Tensor
 
     def set_sigmas(self, sigmas: Tensor) -> None:
-        """Take `sigmas`, ascending `[T]`, for the table."""
-        sigmas = sigmas.float()
-        self.register_buffer("sigmas", sigmas, persistent=False)
-        self.register_buffer("log_sigmas", sigmas.log(), persistent=False)
+        """Take `sigmas`, ascending `[T]`, for the table. Logarithms are as exact as the sigmas that are given."""
+        self.register_buffer("sigmas", sigmas.float(), persistent=False)
+        self.register_buffer("log_sigmas", sigmas.log().float(), persistent=False)
 
     @property
     def sigma_min(self) -> Tensor:
