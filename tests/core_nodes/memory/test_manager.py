@@ -196,6 +196,18 @@ def test_how_much_of_the_memory_is_used(
         assert a.loaded_size() <= pinned + a.model.attention.out_proj.weight.nbytes
 
 
+@pytest.mark.parametrize(("vram", "kept"), [("none", False), ("auto", True)])
+def test_without_memory_for_weights_all_are_streamed(
+    vram: str, kept: bool, budgeted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--novram`: however much room there is."""
+    use(monkeypatch, vram=vram)
+    budgeted(100 * SIZE)
+    model = patcher_of(build(OwnLayers), GPU)
+    torch.testing.assert_close(run(model), build(OwnLayers)(X))
+    assert model.loaded_size() == (model.model_size() if kept else 0)
+
+
 def test_a_model_may_be_loaded_whole_all_the_same(budgeted: Any) -> None:
     budgeted(SIZE // 2)
     (a,) = models(1)

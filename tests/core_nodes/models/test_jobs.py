@@ -1,4 +1,4 @@
-"""A job that is asked to stop does so before the next block of the network under way, and the next job is as ever."""
+"""Whole jobs on a tiny checkpoint: they stop when they are asked to, and weights are loaded once for all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 from comfyk import io
 from comfyk.app import App
 from comfyk.jobs.model import JobStatus
+from comfyk_core_nodes.memory.manager import loaded_models, unload_all_models
 from comfyk_core_nodes.memory.patcher import ModelPatcher
+from comfyk_core_nodes.memory.residency import residency_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -71,6 +73,7 @@ def watched(app: App, watch: Watch, checkpoint_state: Callable[..., dict[str, Te
                 level.register_forward_hook(lambda *_, number=number: watch(number))
             return io.NodeOutput(vae)
 
+    unload_all_models()
     folder = app.folders.models / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous() for key, value in checkpoint_state("sd1").items()}
@@ -148,5 +151,25 @@ def test_within_a_forward(watched: App, watch: Watch) -> None:
             again = await run(watched, watch, None, seed=99)
             assert again.status is JobStatus.COMPLETED, again.error
             assert watch.seen == places
+
+    asyncio.run(jobs())
+
+
+def test_a_second_job_on_the_same_checkpoint_loads_nothing(watched: App, watch: Watch) -> None:
+    """Whichever clone of the model it is that the job's nodes made, and whatever else is new in the prompt."""
+
+    def moved() -> dict[int, int]:
+        return {id(model): residency_of(model).moved_bytes for model in loaded_models()}
+
+    async def jobs() -> None:
+        async with watched:
+            states: list[dict[int, int]] = []
+            for seed in (1, 2, 3):
+                outcome = await run(watched, watch, None, seed)
+                assert outcome.status is JobStatus.COMPLETED, outcome.error
+                states.append(moved())
+            assert len(states[0]) == 3
+            assert sum(states[0].values()) > 0
+            assert states == [states[0]] * 3
 
     asyncio.run(jobs())
