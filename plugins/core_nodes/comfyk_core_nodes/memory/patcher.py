@@ -7,7 +7,6 @@ them.
 
 from __future__ import annotations
 
-import inspect
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, partialmethod
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from comfyk_core_nodes.memory import model_options as options
+from comfyk_core_nodes.memory import option_methods
 from comfyk_core_nodes.memory.device import device_of
 from comfyk_core_nodes.memory.extensions import Registry, all_of, register
 from comfyk_core_nodes.memory.objects import get_attribute
@@ -364,56 +364,21 @@ class ModelPatcher:
 
     # --- model options -------------------------------------------------------------------------------------
 
-    def disable_model_cfg1_optimization(self) -> None:
-        """Have the negative conditioning computed even where CFG 1 makes it count for nothing."""
-        self.model_options["disable_cfg1_optimization"] = True
-
-    def set_model_sampler_cfg_function(
-        self, sampler_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
-    ) -> None:
-        """Put cond and uncond together by this: it takes a dict, or in the old way `(cond, uncond, cfg)`."""
-        function = sampler_cfg_function
-        if len(inspect.signature(sampler_cfg_function).parameters) == 3:
-            function = lambda args: sampler_cfg_function(args["cond"], args["uncond"], args["cond_scale"])  # noqa: E731
-        self.model_options["sampler_cfg_function"] = function
-        if disable_cfg1_optimization:
-            self.disable_model_cfg1_optimization()
-
-    def set_model_sampler_post_cfg_function(
-        self, post_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
-    ) -> None:
-        options.set_model_options_post_cfg_function(
-            self.model_options, post_cfg_function, disable_cfg1_optimization
-        )
-
-    def set_model_sampler_pre_cfg_function(
-        self, pre_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
-    ) -> None:
-        options.set_model_options_pre_cfg_function(
-            self.model_options, pre_cfg_function, disable_cfg1_optimization
-        )
-
-    def set_model_sampler_calc_cond_batch_function(self, function: Callable[..., Any]) -> None:
-        self.model_options["sampler_calc_cond_batch_function"] = function
-
-    def set_model_unet_function_wrapper(self, unet_wrapper_function: Callable[..., Any]) -> None:
-        """Have the sampler call this with the model's `apply_model` and a dict of its arguments."""
-        self.model_options["model_function_wrapper"] = unet_wrapper_function
-
-    def set_model_denoise_mask_function(self, denoise_mask_function: Callable[..., Any]) -> None:
-        self.model_options["denoise_mask_function"] = denoise_mask_function
-
-    def set_model_patch(self, patch: Any, name: str) -> None:
-        """Have the network call `patch` at the point `name`, after those that are there already."""
-        patches = self.model_options["transformer_options"].setdefault("patches", {})
-        patches[name] = [*patches.get(name, []), patch]
-
-    def set_model_patch_replace(
-        self, patch: Any, name: str, block_name: str, number: int, transformer_index: int | None = None
-    ) -> None:
-        options.set_model_options_patch_replace(
-            self.model_options, patch, name, block_name, number, transformer_index
-        )
+    disable_model_cfg1_optimization = option_methods.disable_model_cfg1_optimization
+    set_model_sampler_cfg_function = option_methods.set_model_sampler_cfg_function
+    set_model_sampler_post_cfg_function = option_methods.set_model_sampler_post_cfg_function
+    set_model_sampler_pre_cfg_function = option_methods.set_model_sampler_pre_cfg_function
+    set_model_sampler_calc_cond_batch_function = option_methods.set_model_sampler_calc_cond_batch_function
+    set_model_unet_function_wrapper = option_methods.set_model_unet_function_wrapper
+    set_model_denoise_mask_function = option_methods.set_model_denoise_mask_function
+    set_model_patch = option_methods.set_model_patch
+    set_model_patch_replace = option_methods.set_model_patch_replace
+    set_model_attn1_replace = option_methods.set_model_attn1_replace
+    set_model_attn2_replace = option_methods.set_model_attn2_replace
+    set_model_optimized_attention = option_methods.set_model_optimized_attention
+    model_patches_to = option_methods.model_patches_to
+    model_patches_models = option_methods.model_patches_models
+    model_patches_call_function = option_methods.model_patches_call_function
 
     set_model_attn1_patch = partialmethod(set_model_patch, name="attn1_patch")
     set_model_attn2_patch = partialmethod(set_model_patch, name="attn2_patch")
@@ -430,45 +395,6 @@ class ModelPatcher:
         set_model_patch, name="forward_timestep_embed_patch"
     )
     set_model_double_block_patch = partialmethod(set_model_patch, name="double_block")
-
-    def set_model_attn1_replace(
-        self, patch: Any, block_name: str, number: int, transformer_index: int | None = None
-    ) -> None:
-        self.set_model_patch_replace(patch, "attn1", block_name, number, transformer_index)
-
-    def set_model_attn2_replace(
-        self, patch: Any, block_name: str, number: int, transformer_index: int | None = None
-    ) -> None:
-        self.set_model_patch_replace(patch, "attn2", block_name, number, transformer_index)
-
-    def set_model_optimized_attention(self, optimized_attention: Callable[..., Any]) -> None:
-        """Compute all attention by this function."""
-        self.model_options["transformer_options"]["optimized_attention_override"] = (
-            lambda _, *args, **kwargs: optimized_attention(*args, **kwargs)
-        )
-
-    def model_patches_to(self, where: torch.device | torch.dtype | None) -> None:
-        """Move what the patches hold, those that have a `to`, to a device or dtype."""
-        options.replace_model_patches(
-            self.model_options, lambda patch: patch.to(where) if hasattr(patch, "to") else patch
-        )
-
-    def model_patches_models(self) -> list[ModelPatcher]:
-        """The models that patches bring along (their `models()`); they are loaded with this one."""
-        return [
-            model
-            for patch in options.model_patches(self.model_options)
-            if hasattr(patch, "models")
-            for model in patch.models()
-        ]
-
-    def model_patches_call_function(
-        self, function_name: str = "cleanup", arguments: Mapping[str, Any] | None = None
-    ) -> None:
-        """Call a method of every patch that has it."""
-        for patch in options.model_patches(self.model_options):
-            if hasattr(patch, function_name):
-                getattr(patch, function_name)(**(arguments or {}))
 
 
 def _unscaled(scale: Tensor | None, weight: Tensor, inplace: bool = False) -> Tensor:
