@@ -233,3 +233,6 @@ GUIDED: dict[str, Settings] = {
     "leftover noise": {"sigmas": KARRAS[:3]},
 }
 """What is not given is: no patches, a CFGGuider at 4, euler on KARRAS, noise of seed 7."""
+
+EDITS = ("inpaint", "inpaint without a noise mask", "inpaint without a picture", "edit by words")
+"""Models that are given a picture next to the noise."""

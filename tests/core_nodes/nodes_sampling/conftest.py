@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from comfyk_core_nodes.memory.patcher import ModelPatcher
-from comfyk_core_nodes.models.base_model import BaseModel
+from comfyk_core_nodes.models.base_model import BaseModel, InstructPix2Pix
 from comfyk_core_nodes.models.families import ModelConfig
 from comfyk_core_nodes.models.latent_formats import SD15
 
@@ -32,9 +32,9 @@ UNET = {
 }
 
 
-def sd1() -> BaseModel:
+def sd1(kind: type[BaseModel] = BaseModel, in_channels: int = 4) -> BaseModel:
     with torch.device("meta"):
-        model = BaseModel(ModelConfig("sd1", UNET, SD15(), "eps"))
+        model = kind(ModelConfig("sd1", {**UNET, "in_channels": in_channels}, SD15(), "eps"))
     network = model.diffusion_model.to_empty(device="cpu").requires_grad_(False)
     for number, parameter in enumerate(network.parameters()):
         parameter.copy_(0.2 * wave(*parameter.shape, start=number))
@@ -46,6 +46,11 @@ def patcher_of(model: BaseModel) -> ModelPatcher:
     return ModelPatcher(model, cpu, cpu)
 
 
+def quick(made: BaseModel, sign: float = 1.0) -> ModelPatcher:
+    made.diffusion_model = Network(sign)  # type: ignore[assignment]
+    return patcher_of(made)
+
+
 @pytest.fixture
 def unet_model() -> ModelPatcher:
     return patcher_of(sd1())
@@ -53,17 +58,24 @@ def unet_model() -> ModelPatcher:
 
 @pytest.fixture
 def model() -> ModelPatcher:
-    made = sd1()
-    made.diffusion_model = Network()  # type: ignore[assignment]
-    return patcher_of(made)
+    return quick(sd1())
 
 
 @pytest.fixture
 def second() -> ModelPatcher:
     """Another model than `model`."""
-    made = sd1()
-    made.diffusion_model = Network(sign=-1.3)  # type: ignore[assignment]
-    return patcher_of(made)
+    return quick(sd1(), sign=-1.3)
+
+
+@pytest.fixture
+def inpainting() -> ModelPatcher:
+    return quick(sd1(in_channels=9))
+
+
+@pytest.fixture
+def editing() -> ModelPatcher:
+    """InstructPix2Pix."""
+    return quick(sd1(InstructPix2Pix, in_channels=8))
 
 
 @pytest.fixture(scope="session")

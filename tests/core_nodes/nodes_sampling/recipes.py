@@ -22,6 +22,8 @@ class Network(nn.Module):
         self.dtype = torch.float32
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, **more: Any) -> Tensor:
+        if x.shape[1] > 4:
+            x = x[:, :4] + 0.3 * x[:, 4:].mean(1, keepdim=True) * torch.arange(1, 5).view(1, 4, 1, 1)
         text = 0.0 if context is None else 8 * context.mean(1)[:, :4].view(-1, 4, 1, 1)
         mixed = torch.einsum("bchw,dc->bdhw", x, self.weight.to(x.dtype))
         return torch.tanh(mixed + text + timesteps.view(-1, 1, 1, 1) / 1000)
@@ -123,3 +125,51 @@ def guided(call: Call, model: Any, second: Any, settings: Settings, sampler: Any
 def options_of(options: Settings) -> Settings:
     """What a conditioning is given: a mask by its name becomes the mask."""
     return {key: mask(value) if key == "mask" else value for key, value in options.items()}
+
+
+class Encoder:
+    """A VAE that takes the mean of 8 by 8 pixels."""
+
+    downscale_ratio = 8
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        channels = pixels[..., [0, 1, 2, 0]].movedim(-1, 1)
+        return torch.nn.functional.avg_pool2d(channels, 8)
+
+    def spacial_compression_encode(self) -> int:
+        return 8
+
+
+def edited(call: Call, name: str, inpainting: Any, editing: Any) -> list[float]:
+    """Run one of `EDITS`, with the model for it."""
+    positive, negative = [[text(1.0), {}]], [[text(-2.0), {}]]
+    pixels = 0.5 + 0.5 * wave(2, 67, 100, 3, start=3.0)
+    model, latent = inpainting, dict(PICTURE)
+    if name == "edit by words":
+        model = editing
+        positive, negative, latent = call(
+            "InstructPixToPixConditioning", positive=positive, negative=negative, vae=Encoder(), pixels=pixels
+        )
+    elif name == "inpaint without a picture":
+        latent["noise_mask"] = mask("spot")
+    else:
+        positive, negative, latent = call(
+            "InpaintModelConditioning",
+            positive=positive,
+            negative=negative,
+            vae=Encoder(),
+            pixels=pixels,
+            mask=mask("spot"),
+            noise_mask=name == "inpaint",
+        )
+    settings = {
+        "seed": 3,
+        "steps": 3,
+        "cfg": 4.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    }
+    return numbers(
+        call("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **settings)
+    )

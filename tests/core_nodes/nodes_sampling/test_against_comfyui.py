@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from .cases import GUIDED, LEVELS, SAMPLERS, SCHEDULES, Case, name_of
-from .recipes import guided, levels, numbers, sampled, schedule
+from .cases import EDITS, GUIDED, LEVELS, SAMPLERS, SCHEDULES, Case, name_of
+from .recipes import edited, guided, levels, numbers, sampled, schedule
 
 Out = Callable[..., Any]
 Agrees = Callable[[str, list[float]], None]
@@ -33,3 +33,8 @@ def test_samplers(case: Case, out: Out, model: Any, agrees: Agrees) -> None:
 def test_guidance(name: str, out: Out, model: Any, second: Any, agrees: Agrees) -> None:
     output, denoised = guided(out, model, second, GUIDED[name])
     agrees(name, [*numbers(output), *numbers(denoised)])
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_editing(name: str, out: Out, inpainting: Any, editing: Any, agrees: Agrees) -> None:
+    agrees(name, edited(out, name, inpainting, editing))

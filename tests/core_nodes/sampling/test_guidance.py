@@ -36,7 +36,7 @@ class Model(nn.Module):
         super().__init__()
         self.diffusion_model = nn.Linear(1, 1)
         self.model_sampling = levels.model_sampling(levels.ModelSamplingDiscrete, prediction.EPS)
-        self.latent_format = SimpleNamespace(latent_channels=4)
+        self.latent_format = SimpleNamespace(latent_channels=4, spacial_downscale_ratio=4)
         self.batches: list[list[int]] = []
         self.device = torch.device("cpu")
 
@@ -343,3 +343,11 @@ def test_empty_latents_get_the_models_channels(patcher: ModelPatcher) -> None:
     assert fix_empty_latent(patcher, torch.zeros(2, 3, 8, 8)).shape == (2, 4, 8, 8)
     kept = torch.ones(2, 16, 8, 8)
     assert fix_empty_latent(patcher, kept) is kept
+
+
+def test_empty_latents_get_the_models_scale(patcher: ModelPatcher) -> None:
+    assert fix_empty_latent(patcher, torch.zeros(2, 4, 8, 5), 8).shape == (2, 4, 16, 10)
+    assert fix_empty_latent(patcher, torch.zeros(2, 16, 9, 8), 2).shape == (2, 4, 4, 4)
+    assert fix_empty_latent(patcher, torch.zeros(2, 4, 8, 5), 4).shape == (2, 4, 8, 5)
+    kept = torch.ones(2, 4, 8, 8)
+    assert fix_empty_latent(patcher, kept, 8) is kept

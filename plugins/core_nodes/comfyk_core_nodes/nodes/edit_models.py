@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
     from comfyk_core_nodes.models.vae import VAE
 
+_LEAST = 4
+"""Pixels of a picture that a place of the x4 upscaler's latent stands for."""
+
 
 class InpaintModelConditioning(io.ComfyNode):
     RELATIVE_PYTHON_MODULE = "nodes"
@@ -141,6 +144,12 @@ class SD_4XUpscale_Conditioning(io.ComfyNode):
     ) -> io.NodeOutput:
         from comfyk_core_nodes.conditioning.inpaint import upscale_conditioning
 
+        height, width = images.shape[1:3]
+        if round(min(height, width) * scale_ratio) < _LEAST:
+            raise ValueError(
+                f"{scale_ratio} times a picture of {width}x{height} is less than {_LEAST} pixels, the least that the "
+                "upscaler makes; set scale_ratio higher"
+            )
         return io.NodeOutput(
             *upscale_conditioning(positive, negative, images, scale_ratio, noise_augmentation)
         )
