@@ -33,12 +33,9 @@ UNET = {
 
 
 def sd1(kind: type[BaseModel] = BaseModel, in_channels: int = 4) -> BaseModel:
+    """A model whose network has no weights yet."""
     with torch.device("meta"):
-        model = kind(ModelConfig("sd1", {**UNET, "in_channels": in_channels}, SD15(), "eps"))
-    network = model.diffusion_model.to_empty(device="cpu").requires_grad_(False)
-    for number, parameter in enumerate(network.parameters()):
-        parameter.copy_(0.2 * wave(*parameter.shape, start=number))
-    return model
+        return kind(ModelConfig("sd1", {**UNET, "in_channels": in_channels}, SD15(), "eps"))
 
 
 def patcher_of(model: BaseModel) -> ModelPatcher:
@@ -53,7 +50,11 @@ def quick(made: BaseModel, sign: float = 1.0) -> ModelPatcher:
 
 @pytest.fixture
 def unet_model() -> ModelPatcher:
-    return patcher_of(sd1())
+    made = sd1()
+    network = made.diffusion_model.to_empty(device="cpu").requires_grad_(False)
+    for number, parameter in enumerate(network.parameters()):
+        parameter.copy_(0.2 * wave(*parameter.shape, start=number))
+    return patcher_of(made)
 
 
 @pytest.fixture
