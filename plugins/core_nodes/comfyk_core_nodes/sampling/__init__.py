@@ -7,6 +7,7 @@
 | `schedules`, `noise_tables` | the sigmas of a run |
 | `samplers` | one flat function each, by family |
 | `guidance`, `cond_batch`, `regions`, `prepare` | conditionings and classifier-free guidance |
+| `two_models`, `rescale`, `override`, `differential` | what nodes may have in place of it, or of a mask |
 | `noise`, `brownian`, `inpaint`, `preview` | where noise comes from, masks, pictures of work under way |
-| `run` | a whole run: sampler by name, steps, denoise, start and end |
+| `run`, `latents` | a whole run: sampler by name, steps, denoise, start and end; the same for latent dicts in a node |
 """
