@@ -85,7 +85,7 @@ class NodeInfoV1:
     output: list[Any] | None = None
     output_is_list: list[bool] | None = None
     output_name: list[Any] | None = None
-    output_tooltips: list[str | None] | None = None
+    output_tooltips: list[str] | None = None
     output_matchtypes: list[str | None] | None = None
     name: str | None = None
     display_name: str | None = None
@@ -103,8 +103,14 @@ class NodeInfoV1:
     has_intermediate_output: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The entry, sharing its values with this record."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        """The entry, sharing its values with this record.
+
+        An `essentials_category` of none is left out: ComfyUI's API has it as a text.
+        """
+        entry = {one.name: getattr(self, one.name) for one in fields(self)}
+        if self.essentials_category is None:
+            del entry["essentials_category"]
+        return entry
 
 
 @dataclass
@@ -283,7 +289,7 @@ class Schema:
             output=[one.io_type for one in self.outputs],
             output_is_list=[one.is_output_list for one in self.outputs],
             output_name=list(self.output_names),
-            output_tooltips=[one.tooltip or None for one in self.outputs],
+            output_tooltips=[one.tooltip or "" for one in self.outputs],
             output_matchtypes=matched if any(matched) else None,
             name=self.node_id,
             display_name=self.display_name or self.node_id,

@@ -114,8 +114,8 @@ class V1NodeDef(NodeDef):
         types = self.input_types() if types is None else types
         groups: InputTypes = {"required": {}}
         groups |= {group: _normal(group, inputs or {}) for group, inputs in types.items()}
-        tooltips: list[str | None] = list(getattr(cls, "OUTPUT_TOOLTIPS", None) or ())
-        tooltips += [None] * (len(self.output_types) - len(tooltips))
+        tooltips = [str(text or "") for text in getattr(cls, "OUTPUT_TOOLTIPS", None) or ()]
+        tooltips += [""] * (len(self.output_types) - len(tooltips))
         names = getattr(cls, "RETURN_NAMES", None)
         record = NodeInfoV1(
             input=groups,

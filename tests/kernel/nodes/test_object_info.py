@@ -39,7 +39,6 @@ def common(**fields):
         "api_node": False,
         "price_badge": None,
         "search_aliases": [],
-        "essentials_category": None,
         "has_intermediate_output": False,
     } | fields
 
@@ -65,7 +64,7 @@ IMAGE_SCALE = common(
     output=["IMAGE"],
     output_is_list=[False],
     output_name=["IMAGE"],
-    output_tooltips=[None],
+    output_tooltips=[""],
     name="ImageScale",
     display_name="Upscale Image",
     category="image/upscaling",
