@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -265,7 +266,18 @@ class TestBadFiles:
 
     @pytest.mark.skipif(find_spec("spandrel") is not None, reason="spandrel is installed")
     def test_what_would_help_is_named(self, save: Callable[..., Path]) -> None:
-        with pytest.raises(ModelFileError, match="when the package spandrel is installed"):
+        with pytest.raises(ModelFileError, match=r"run: pip install 'comfyk-core-nodes\[upscale\]'"):
+            load_upscale_model(save({"layers.0.residual_group.blocks.0.norm1.weight": torch.zeros(2)}))
+
+    def test_a_broken_spandrel(
+        self, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "spandrel.py").write_text(
+            "raise RuntimeError('operator torchvision::nms does not exist')"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "spandrel", raising=False)
+        with pytest.raises(ModelFileError, match=r"torchvision::nms does not exist.*pip install"):
             load_upscale_model(save({"layers.0.residual_group.blocks.0.norm1.weight": torch.zeros(2)}))
 
     def test_nothing_is_unpickled(self, tmp_path: Path) -> None:
@@ -278,3 +290,27 @@ class TestBadFiles:
         with pytest.raises(ModelFileError, match="only running code could build"):
             load_upscale_model(path)
         assert not (tmp_path / "sprung").exists()
+
+
+class TestSpandrel:
+    """Where the extra `upscale` is installed."""
+
+    def test_an_architecture_that_only_spandrel_knows(
+        self, save: Callable[..., Path], picture: Tensor
+    ) -> None:
+        spandrel = pytest.importorskip("spandrel")
+        architecture = pytest.importorskip("spandrel.architectures.SPAN").SPAN
+        network = architecture(num_in_ch=3, num_out_ch=3, feature_channels=16, upscale=2).eval()
+        state = network.state_dict()
+        model = load_upscale_model(save(state))
+        assert (model.scale, model.input_channels, model.output_channels) == (2, 3, 3)
+        with torch.no_grad():
+            expected = spandrel.ModelLoader().load_from_state_dict(dict(state))(picture)
+        torch.testing.assert_close(model(picture), expected)
+
+    def test_what_spandrel_does_not_know(self, save: Callable[..., Path]) -> None:
+        pytest.importorskip("spandrel")
+        with pytest.raises(
+            ModelFileError, match=r"odd.safetensors: expected an upscale model that spandrel knows"
+        ):
+            load_upscale_model(save({"a": torch.zeros(2)}, "odd.safetensors"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
 
 EXPECTED = "an upscale model (ESRGAN, Real-ESRGAN, SRVGGNetCompact)"
+INSTALL = "pip install 'comfyk-core-nodes[upscale]'"
 
 
 class UpscaleModel:
@@ -67,7 +68,11 @@ def _other_architecture(path: Path, state: Mapping[str, Tensor]) -> UpscaleModel
     try:
         import spandrel  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        hint = f"{EXPECTED}; others are read when the package spandrel is installed"
+        hint = f"{EXPECTED}; for others run: {INSTALL}"
+        raise ModelFileError(path, hint, describe(state)) from error
+    except Exception as error:
+        # As where its torchvision was built for another torch.
+        hint = f"{EXPECTED}; others need spandrel, which does not start ({error}); mend it by: {INSTALL}"
         raise ModelFileError(path, hint, describe(state)) from error
     try:
         found: Any = spandrel.ModelLoader().load_from_state_dict(dict(state))
