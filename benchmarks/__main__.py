@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmarks import (
     chain,
     checkpoint,
+    clients,
     growth,
     history,
     http,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[int], Awaitable[Sequence[Result]]]] = {
     "throughput": throughput.measure,
     "history": history.measure,
     "http": http.measure,
+    "clients": clients.measure,
     "growth": growth.measure,
     "sampler_overhead": sampler_overhead.measure,
     "checkpoint": partial(checkpoint.measure, file=None),
@@ -48,7 +50,13 @@ _WIDTH = 130
 """Columns when the output is not a terminal."""
 
 
-@click.command()
+_HELP = f"""Measure comfyk: {", ".join(BENCHMARKS)}.
+
+Without a NAME, all.
+"""
+
+
+@click.command(help=_HELP)
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)), metavar="[NAME]...")
 @click.option(
     "--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Times to repeat each."
@@ -63,10 +71,6 @@ _WIDTH = 130
     help="An SD 1.5 checkpoint for the benchmark of that name.",
 )
 def main(names: tuple[str, ...], runs: int, file: Path | None, checkpoint_file: Path | None) -> None:
-    """Measure comfyk: start, object_info, roundtrip, chain, throughput, history, growth, sampler_overhead, checkpoint.
-
-    Without a NAME, all.
-    """
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     errors = Console(stderr=True)
     results: list[Result] = []

@@ -88,8 +88,13 @@ class Client:
     async def messages(self) -> AsyncIterator[tuple[str, dict[str, Any], float]]:
         """The messages about the course of jobs, with the time they were seen. Others are not even parsed."""
         while True:
-            text = await self._socket.receive_str()
+            received = await self._socket.receive()
             at = time.perf_counter()
+            if received.type is aiohttp.WSMsgType.BINARY:
+                continue
+            if received.type is not aiohttp.WSMsgType.TEXT:
+                raise RuntimeError("the server closed the connection")
+            text: str = received.data
             if '"execut' not in text[:30]:
                 continue
             message = json.loads(text)

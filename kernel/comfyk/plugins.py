@@ -86,6 +86,10 @@ class Plugins:
         # pluggy calls the plugin that was registered last first, and hooks shall run in alphabetical order.
         for entry_point in sorted(found, key=lambda entry: entry.name, reverse=True):
             plugins.add(entry_point.name, entry_point.load, entry_point.value, entry_point.dist)
+        for name in sorted(plugins.disabled - plugins._plugins.keys()):
+            close = difflib.get_close_matches(name, plugins._plugins, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            log.warning("the setting plugins.disabled names %r, and no plugin is called that%s", name, hint)
         return plugins
 
     def add(

@@ -48,6 +48,13 @@ def test_an_import_that_fails_leaves_the_others() -> None:
     assert plugins.call("comfyk_feature_flags", app=None) == [{"a": 1}]
 
 
+def test_disabling_what_is_no_plugin_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    Plugins.discover(disabled=["core_nodes", "storage"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "the setting plugins.disabled names 'core_nodes', and no plugin is called that; did you mean 'core-nodes'?"
+    ]
+
+
 def test_a_hook_that_raises_is_recorded_and_the_next_is_called() -> None:
     plugins = Plugins()
     plugins.register(module(comfyk_feature_flags=lambda app: {"a": 1}), "a")

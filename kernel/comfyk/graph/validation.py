@@ -121,7 +121,9 @@ async def validate_prompt(
         node_id: {
             "errors": errors[node_id],
             "dependent_outputs": behind.get(node_id, []),
-            "class_type": prompt[node_id].get("class_type"),
+            "class_type": class_type
+            if isinstance(class_type := prompt[node_id].get("class_type"), str)
+            else "",
         }
         for node_id in [*order, *(node_id for node_id in missing if node_id not in behind)]
         if node_id in errors

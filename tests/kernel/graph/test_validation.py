@@ -337,3 +337,9 @@ def test_links_by_number_become_links_by_id():
     assert prompt["1"]["inputs"]["m"] == {"__value__": [1, 0]}
     assert prompt["2"]["inputs"] == {"x": ["1", 0], "y": ["1", 1]}
     assert prompt["3"]["inputs"] == {"x": [7, 0], "y": [10**5000, 0]}
+
+
+@pytest.mark.parametrize("class_type", [None, 5, ["Num"]])
+async def test_the_class_in_an_error_is_a_text(nodes, class_type):
+    failure = await errors_of(nodes, {"1": {"class_type": class_type, "inputs": {}}})
+    assert failure.node_errors["1"]["class_type"] == ""
