@@ -182,17 +182,6 @@ def test_drivers_are_shown_the_devices_that_are_named(monkeypatch: pytest.Monkey
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == "before"
 
 
-def test_torch_takes_memory_in_large_pages_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    settings.select_devices(DeviceSettings())
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    settings.select_devices(DeviceSettings())
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
-
-
 def test_the_cpu_tells_its_memory() -> None:
     cpu = device.device_of(CPU)
     assert 0 < cpu.free() <= cpu.total()

@@ -157,13 +157,7 @@ def cpu_only() -> bool:
 
 
 def select_devices(settings: DeviceSettings) -> None:
-    """What torch and the drivers read from the environment when they start: before that, or it has no effect.
-
-    The drivers are shown only the devices that the settings name. On Linux torch takes memory in pages of 2 MB where
-    it can: taking the 3.4 GB of a UNet in pages of 4 kB keeps the kernel busy for longer than casting the weights
-    takes. Variables that the user has set count.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    """Show the drivers only the devices that the settings name. Has no effect once torch has started them."""
     if settings.cuda_devices not in (None, "all"):
         for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
             os.environ[variable] = settings.cuda_devices
