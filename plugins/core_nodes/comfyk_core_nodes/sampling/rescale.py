@@ -28,10 +28,12 @@ def rescaled_cfg(multiplier: float, flow: bool) -> Callable[[Mapping[str, Any]],
         variance = sigma**2 + 1.0
         inner = x / variance
 
-        def to_v(denoised: Tensor) -> Tensor:
-            return (inner - denoised) * variance**0.5 / sigma
+        # From `x - denoised`, as in the field: at sigma 4518, where zero-terminal SNR begins, what that rounds off
+        # is seen in the picture.
+        def to_v(difference: Tensor) -> Tensor:
+            return (inner - (x - difference)) * variance**0.5 / sigma
 
-        v = guide(to_v(args["cond_denoised"]), to_v(args["uncond_denoised"]), scale)
+        v = guide(to_v(args["cond"]), to_v(args["uncond"]), scale)
         return x - (inner - v * sigma / variance**0.5)
 
     return function
