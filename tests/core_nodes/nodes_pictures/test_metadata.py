@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,3 +140,14 @@ def test_a_latent(app: App, run: Run, out: Run) -> None:
         assert torch.equal(file.get_tensor("latent_tensor"), samples)
     (app.folders.input / "y.latent").write_bytes(path.read_bytes())
     assert torch.equal(out("LoadLatent", latent="y.latent")["samples"], samples)
+
+
+def test_an_svg(app: App, run: Run) -> None:
+    """One section of JSON in its element, whatever is in the texts."""
+    picture = b'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"><path d="M0 0"/></svg>'
+    extra = {"workflow": {"title": "a ]]> b", "rows": [[1]]}}
+    pictures = SimpleNamespace(data=[BytesIO(picture)])
+    run("SaveSVGNode", svg=pictures, filename_prefix="x", prompt=PROMPT, extra_pnginfo=extra)
+    text = (app.folders.output / "x_00001_.svg").read_text(encoding="utf-8")
+    sections = re.findall(r"<metadata>\s*<!\[CDATA\[(.*?)\]\]>\s*</metadata>", text, re.DOTALL)
+    assert [json.loads(section) for section in sections] == [{"prompt": PROMPT, **extra}]

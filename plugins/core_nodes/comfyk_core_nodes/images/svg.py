@@ -19,5 +19,6 @@ def with_metadata(svg: str, metadata: Mapping[str, Any]) -> str:
     root = _ROOT.search(svg)
     if not metadata or root is None or root[0].endswith("/>"):
         return svg
-    text = json.dumps(metadata, indent=2).replace("]]>", "]]]]><![CDATA[>")
+    # Only strings have a ">" in JSON, where it may be written as an escape: the section is not ended by it.
+    text = json.dumps(metadata, indent=2).replace("]]>", "]]\\u003e")
     return f"{svg[: root.end()]}\n  <metadata><![CDATA[\n{text}\n]]></metadata>{svg[root.end() :]}"
