@@ -1,6 +1,6 @@
 """What to run: nodes with settings, the extreme ones of their widgets among them.
 
-`facts.json` has the numbers that ComfyUI 0.33 gives for each of them with the same model, by the cases' names.
+`comfyui.json` has the numbers that ComfyUI 0.33 gives for each of them with the same model, by the cases' names.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def editing() -> ModelPatcher:
 
 @pytest.fixture(scope="session")
 def facts() -> dict[str, Any]:
-    return json.loads((Path(__file__).parent / "facts.json").read_text(encoding="utf-8"))
+    return json.loads((Path(__file__).parent / "comfyui.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
