@@ -44,6 +44,33 @@ def test_sigmas_fall_to_zero(name: str, scheduler: str, steps: int) -> None:
     assert (sigmas[1:] < sigmas[:-1]).all()
 
 
+@pytest.mark.parametrize("name", ["sd15", "sd3_shift3", "flux_shift1.15"])
+@pytest.mark.parametrize("scheduler", SCHEDULER_NAMES)
+@pytest.mark.parametrize("steps", [2, 3, 8, 25])
+def test_sigmas_are_one_more_than_the_steps_and_start_at_the_top(
+    name: str, scheduler: str, steps: int
+) -> None:
+    """But for `ddim_uniform`, which counts by whole strides. `beta` drops repeats: there are none with so few steps."""
+    levels_of = model(name)
+    sigmas = schedules.calculate_sigmas(levels_of, scheduler, steps)
+    if scheduler == "ddim_uniform":
+        assert abs(len(sigmas) - steps - 1) <= 2 and sigmas[0] <= levels_of.sigma_max
+        return
+    assert sigmas.shape == (steps + 1,)
+    assert float(sigmas[0]) == pytest.approx(float(levels_of.sigma_max), rel=1e-5)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULER_NAMES)
+@pytest.mark.parametrize("denoise", [0.1, 0.3, 0.55, 0.9])
+def test_denoise_is_the_tail_of_a_longer_schedule(scheduler: str, denoise: float) -> None:
+    for steps in (2, 7, 12):
+        tail = sigmas_for(Patcher(), "euler", scheduler, steps, denoise)
+        longer = schedules.calculate_sigmas(model("sd15"), scheduler, int(steps / denoise))
+        assert tail.tolist() == longer[-(steps + 1) :].tolist()
+        assert len(tail) == steps + 1
+        assert (tail[0] < model("sd15").sigma_max) == (len(longer) > steps + 1)
+
+
 def test_unknown_scheduler() -> None:
     with pytest.raises(ValueError, match=r"'nosuch' is not known; there are simple, .*karras"):
         schedules.calculate_sigmas(model("sd15"), "nosuch", 4)
