@@ -109,7 +109,7 @@ def test_cond_and_uncond_together_are_one_after_the_other(checkpoint: Checkpoint
 
 @pytest.fixture(scope="module")
 def control(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from diffusers import ControlNetModel
+    from diffusers.models.controlnets.controlnet import ControlNetModel
 
     torch.manual_seed(11)
     net = ControlNetModel(

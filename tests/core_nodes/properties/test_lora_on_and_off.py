@@ -53,6 +53,7 @@ def results(model: Any, clip: Any) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_strength_0_changes_nothing(dtype: torch.dtype, load: Callable[..., Checkpoint]) -> None:
     found = load(dtype)
+    assert found.model is not None
     plain = results(found.model, found.clip)
     before = bits(found.model.model)
     zero = results(*apply_lora(found.model, found.clip, lora_file(1), 0.0, 0.0))
