@@ -84,8 +84,8 @@ BAD = {
     "empty.pt": b"",
     "junk.pth": bytes(range(256)),
     "zip.pt": b"PK\x03\x04" + bytes(100),
-    "numbers.ckpt": pickle.dumps({"a": 1}),
-    "deep.pt": pickle.dumps(CYCLE),
+    "numbers.ckpt": pickle.dumps({"a": 1}, protocol=2),
+    "deep.pt": pickle.dumps(CYCLE, protocol=2),
 }
 
 
