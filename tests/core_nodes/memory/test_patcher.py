@@ -430,7 +430,8 @@ def test_what_node_packs_add() -> None:
             happened.append("out")
 
     patcher = patcher_of(build(OwnLayers))
-    patcher.add_callback("on_pre_run", lambda p: happened.append(p))
+    patcher.add_callback("on_pre_run", lambda p: happened.append((p, p.model.current_patcher)))
+    patcher.add_callback_with_key("on_eject_model", "pack", lambda p: happened.append("ejected"))
     patcher.add_wrapper_with_key("apply_model", "pack", len)
     patcher.set_attachments("note", 1)
     patcher.set_injections("pack", [Injection()])
@@ -438,12 +439,17 @@ def test_what_node_packs_add() -> None:
     clone = patcher.clone()
     clone.remove_wrappers_with_key("apply_model", "pack")
     assert patcher.get_all_wrappers("apply_model") == [len] and not clone.get_all_wrappers("apply_model")
+    assert patcher.get_wrappers("apply_model", "pack") == [len]
+    assert patcher.get_wrappers("apply_model", None) == patcher.get_callbacks("on_eject_model", None) == []
+    assert patcher.get_callbacks("on_eject_model", "pack") == patcher.get_all_callbacks("on_eject_model")
     assert clone.get_attachment("note") == 1
     assert clone.get_additional_models()[0].is_clone(patcher.get_additional_models()[0])
     load_models_gpu([clone])
     unload_all_models()
     clone.pre_run()
-    assert happened == ["in", "out", clone]
+    assert happened == ["in", "out", "ejected", (clone, clone)]
+    clone.cleanup()
+    assert clone.model.current_patcher is None
 
 
 def test_other_kinds_of_devices_can_be_registered(budgeted: Any) -> None:

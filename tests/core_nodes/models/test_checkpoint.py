@@ -234,6 +234,8 @@ def test_clip_skip_and_unprojected(checkpoint_state: Make, save: Callable[..., P
     skipped.clip_layer(-3)
     assert not torch.allclose(skipped.encode_from_tokens(tokens), cond)
     assert torch.equal(clip.encode_from_tokens(tokens), cond)
+    skipped.clip_layer(-24)  # deeper than it is
+    assert torch.equal(skipped.encode_from_tokens(tokens), cond)
     assert pooled.shape == (1, 48)
     assert clip.encode_from_tokens(tokens, return_pooled="unprojected")[1].shape == (1, 64)
 

@@ -50,7 +50,7 @@ def results(model: Any, clip: Any) -> tuple[Tensor, Tensor]:
     return unet.clone(), clip.encode("a cat").clone()
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:3])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_strength_0_changes_nothing(dtype: torch.dtype, load: Callable[..., Checkpoint]) -> None:
     found = load(dtype)
     assert found.model is not None
@@ -64,20 +64,6 @@ def test_strength_0_changes_nothing(dtype: torch.dtype, load: Callable[..., Chec
     # One part at 0 leaves that part alone.
     unet_only = results(*apply_lora(found.model, found.clip, lora_file(1), 1.0, 0.0))
     assert torch.equal(unet_only[0], changed[0]) and torch.equal(unet_only[1], plain[1])
-
-
-@pytest.mark.parametrize("dtype", DTYPES[3:])
-def test_strength_0_in_fp8_moves_a_few_weights_by_a_step(
-    dtype: torch.dtype, load: Callable[..., Checkpoint]
-) -> None:
-    """What is patched is rounded to fp8 by chance, in half precision as in the field: there a random number just
-    below 1 rounds up to 1, and takes a weight in some hundreds to its neighbour although nothing was added.
-    """
-    found = load(dtype)
-    plain = results(found.model, found.clip)
-    zero = results(*apply_lora(found.model, found.clip, lora_file(1), 0.0, 0.0))
-    for a, b in zip(plain, zero, strict=True):
-        assert float((a - b).norm()) < 0.02 * float(a.norm())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

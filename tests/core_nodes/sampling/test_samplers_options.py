@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from comfyk_core_nodes.sampling import model_sampling as levels
+from comfyk_core_nodes.sampling import prediction
 from comfyk_core_nodes.sampling.names import SAMPLER_NAMES
 from comfyk_core_nodes.sampling.sampler_table import SAMPLERS
 from torch import Tensor
@@ -66,6 +68,17 @@ def test_uni_pc_of_one_step_stops_a_little_above_zero(name: str, sampler_model: 
     latent = SAMPLERS[name](sampler_model(mixture), x, torch.tensor([5.0, 0.0]).double(), {"seed": 1})
     denoised = mixture(x, torch.tensor(5.0).double())
     torch.testing.assert_close(latent, denoised + (x - denoised) * (0.001 / 5.0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["uni_pc", "uni_pc_bh2", "euler", "dpmpp_2m"])
+def test_a_picture_in_picture_out_flow_is_inverted_once_and_by_the_caller(
+    name: str, guided_model: Any
+) -> None:
+    sampling = levels.model_sampling(levels.ModelSamplingDiscreteFlow, prediction.IMG_TO_IMG_FLOW)
+    answer = UNIT.float() * 0.25
+    model = guided_model(lambda x, sigma: (answer, answer), sampling, 1.0)
+    latent = SAMPLERS[name](model, UNIT.float(), torch.tensor([0.9, 0.5, 0.2, 0.0]), {"seed": 1})
+    torch.testing.assert_close(latent, answer, rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize(

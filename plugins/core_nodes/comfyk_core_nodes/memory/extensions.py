@@ -1,8 +1,8 @@
 """What node packs register on a patcher: functions by kind and by key, so that one pack can find its own again.
 
 Callbacks are called with the patcher: `on_clone` (and the clone), `on_load_after` (and the device, the budget, whether
-patches were forced, whether all was loaded), `on_detach_after`, `on_inject_model`; for a run `on_pre_run`,
-`on_prepare_state` (before each evaluation, and the sigmas `[B]`, the model options) and `on_cleanup`.
+patches were forced, whether all was loaded), `on_detach_after`, `on_inject_model`, `on_eject_model`; for a run
+`on_pre_run`, `on_prepare_state` (before each evaluation, and the sigmas `[B]`, the model options) and `on_cleanup`.
 
 Wrappers run around a call: they get what is inside of them, then its arguments.
 

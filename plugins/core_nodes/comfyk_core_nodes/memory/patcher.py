@@ -8,17 +8,18 @@ them.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, partialmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from comfyk_core_nodes.memory import extension_methods, option_methods
 from comfyk_core_nodes.memory import model_options as options
-from comfyk_core_nodes.memory import option_methods
 from comfyk_core_nodes.memory.device import device_of
-from comfyk_core_nodes.memory.extensions import Registry, all_of, register
+from comfyk_core_nodes.memory.extension_methods import call_back, inject_model
+from comfyk_core_nodes.memory.extensions import Registry
 from comfyk_core_nodes.memory.objects import get_attribute
 from comfyk_core_nodes.memory.residency import Residency, Wanted, Wrapper, residency_of
 from comfyk_core_nodes.memory.weights import Patch, patched_weight
@@ -92,7 +93,7 @@ class ModelPatcher:
         other.additional_models = {
             key: [model.clone() for model in models] for key, models in self.additional_models.items()
         }
-        self._call_back("on_clone", other)
+        call_back(self, "on_clone", other)
         return other
 
     def is_clone(self, other: Any) -> bool:
@@ -128,11 +129,11 @@ class ModelPatcher:
             residency.replace_objects(self.model, self.object_patches)
             residency.load(self.model, self._wanted(), budget)
             self.model_patches_to(self.load_device)
-            self._inject()
+            inject_model(self, residency.ejectors)
         except BaseException:
             self.unload()
             raise
-        self._call_back("on_load_after", self.load_device, budget or 0, False, budget is None)
+        call_back(self, "on_load_after", self.load_device, budget or 0, False, budget is None)
         return self.model
 
     def unload(self) -> nn.Module:
@@ -157,7 +158,7 @@ class ModelPatcher:
     def detach(self, unpatch_all: bool = True) -> nn.Module:
         """Bring the model home because something else takes its place."""
         self.unpatch_model(self.offload_device, unpatch_weights=unpatch_all)
-        self._call_back("on_detach_after", unpatch_all)
+        call_back(self, "on_detach_after", unpatch_all)
         return self.model
 
     def model_size(self) -> int:
@@ -295,72 +296,26 @@ class ModelPatcher:
 
     # --- what node packs add -------------------------------------------------------------------------------
 
-    def add_callback(self, call_type: str, callback: Callable[..., Any]) -> None:
-        """Call this with the patcher when `call_type` happens (`memory.extensions` lists what)."""
-        register(self.callbacks, call_type, None, callback)
-
-    def add_callback_with_key(self, call_type: str, key: str, callback: Callable[..., Any]) -> None:
-        register(self.callbacks, call_type, key, callback)
-
-    def remove_callbacks_with_key(self, call_type: str, key: str) -> None:
-        self.callbacks.get(call_type, {}).pop(key, None)
-
-    def add_wrapper(self, wrapper_type: str, wrapper: Callable[..., Any]) -> None:
-        """Run this around a part of sampling (`memory.extensions` lists which)."""
-        register(self.wrappers, wrapper_type, None, wrapper)
-
-    def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Callable[..., Any]) -> None:
-        register(self.wrappers, wrapper_type, key, wrapper)
-
-    def remove_wrappers_with_key(self, wrapper_type: str, key: str) -> None:
-        self.wrappers.get(wrapper_type, {}).pop(key, None)
-
-    def get_all_wrappers(self, wrapper_type: str) -> list[Callable[..., Any]]:
-        return all_of(self.wrappers, wrapper_type)
-
-    def set_attachments(self, key: str, attachment: Any) -> None:
-        self.attachments[key] = attachment
-
-    def get_attachment(self, key: str) -> Any:
-        return self.attachments.get(key)
-
-    def remove_attachments(self, key: str) -> None:
-        self.attachments.pop(key, None)
-
-    def set_injections(self, key: str, injections: list[Any]) -> None:
-        """Objects whose `inject(patcher)` is called after loading, and `eject(patcher)` before that changes."""
-        self.injections[key] = injections
-
-    def remove_injections(self, key: str) -> None:
-        self.injections.pop(key, None)
-
-    def set_additional_models(self, key: str, models: list[ModelPatcher]) -> None:
-        """Models that are cloned and loaded with this one."""
-        self.additional_models[key] = models
-
-    def get_additional_models(self) -> list[ModelPatcher]:
-        return [model for models in self.additional_models.values() for model in models]
-
-    def pre_run(self) -> None:
-        """The sampler is about to begin."""
-        self._call_back("on_pre_run")
-
-    def cleanup(self) -> None:
-        """The sampler is through."""
-        self.model_patches_call_function("cleanup")
-        self._call_back("on_cleanup")
-
-    def _call_back(self, call_type: str, *arguments: Any) -> None:
-        for callback in all_of(self.callbacks, call_type):
-            callback(self, *arguments)
-
-    def _inject(self) -> None:
-        ejectors = self._residency.ejectors
-        for injection in [each for found in self.injections.values() for each in found]:
-            ejectors.append(partial(injection.eject, self))
-            injection.inject(self)
-        if self.injections:
-            self._call_back("on_inject_model")
+    add_callback = extension_methods.add_callback
+    add_callback_with_key = extension_methods.add_callback_with_key
+    remove_callbacks_with_key = extension_methods.remove_callbacks_with_key
+    get_callbacks = extension_methods.get_callbacks
+    get_all_callbacks = extension_methods.get_all_callbacks
+    add_wrapper = extension_methods.add_wrapper
+    add_wrapper_with_key = extension_methods.add_wrapper_with_key
+    remove_wrappers_with_key = extension_methods.remove_wrappers_with_key
+    get_wrappers = extension_methods.get_wrappers
+    get_all_wrappers = extension_methods.get_all_wrappers
+    set_attachments = extension_methods.set_attachments
+    get_attachment = extension_methods.get_attachment
+    remove_attachments = extension_methods.remove_attachments
+    set_injections = extension_methods.set_injections
+    remove_injections = extension_methods.remove_injections
+    set_additional_models = extension_methods.set_additional_models
+    get_additional_models = extension_methods.get_additional_models
+    pre_run = extension_methods.pre_run
+    prepare_state = extension_methods.prepare_state
+    cleanup = extension_methods.cleanup
 
     # --- model options -------------------------------------------------------------------------------------
 

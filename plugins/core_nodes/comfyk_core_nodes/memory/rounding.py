@@ -8,8 +8,8 @@ from torch import Tensor
 _LAYOUT = {torch.float8_e4m3fn: (3, 7, 15), torch.float8_e5m2: (2, 15, 31)}
 """dtype -> bits of the mantissa, bias of the exponent, largest exponent field."""
 
-_SLICE = 4096 * 4096
-"""Elements that are rounded at a time, to bound the memory that it takes; also how random numbers are dealt."""
+_CHANCES = 256
+"""How finely the odds are told apart: as finely as ComfyUI does, so that the same seed rounds the same way."""
 
 
 def stochastic_rounding(value: Tensor, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -20,16 +20,13 @@ def stochastic_rounding(value: Tensor, dtype: torch.dtype, seed: int = 0) -> Ten
     if dtype not in _LAYOUT:
         return value.to(dtype)
     generator = torch.Generator(device=value.device).manual_seed(seed)
-    out = torch.empty_like(value, dtype=dtype)
-    rows = max(1, round(value.shape[0] / max(1.0, value.numel() / _SLICE))) if value.dim() else 1
-    for target, part in (
-        zip(out.split(rows), value.split(rows), strict=True) if value.dim() else [(out, value)]
-    ):
-        target.copy_(_round(part, dtype, generator))
-    return out
+    chances = torch.randint(
+        0, _CHANCES, value.shape, dtype=torch.uint8, device=value.device, generator=generator
+    )
+    return _round(value, dtype, chances).to(dtype)
 
 
-def _round(value: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def _round(value: Tensor, dtype: torch.dtype, chances: Tensor) -> Tensor:
     mantissa_bits, bias, largest = _LAYOUT[dtype]
     value = value.half()
     size = value.abs()
@@ -39,7 +36,8 @@ def _round(value: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Ten
     power = torch.where(subnormal, 1 - bias, exponent - bias).exp2()
     leading = torch.where(subnormal, 0.0, 1.0).to(value.dtype)
     steps = (size / power - leading) * 2**mantissa_bits
-    chance = torch.rand(steps.shape, dtype=steps.dtype, device=steps.device, generator=generator)
+    # Both are exact in half precision: what fp8 holds already stays what it is.
+    chance = chances.to(steps.dtype) / _CHANCES
     rounded = value.sign() * power * (leading + (steps + chance).floor() / 2**mantissa_bits)
     limit = torch.finfo(dtype).max
     return rounded.clamp(-limit, limit)

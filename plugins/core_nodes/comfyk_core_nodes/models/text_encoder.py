@@ -59,9 +59,9 @@ class TextEncoder(nn.Module):
         self.execution_device: torch.device | None = None
 
     def set_clip_options(self, options: Mapping[str, Any]) -> None:
-        """`layer` (a layer that the model does not have is the last one), `projected_pooled`, `execution_device`."""
+        """`layer` (the family's own for one that the model has not got), `projected_pooled`, `execution_device`."""
         layer = options.get("layer", self.layer_idx)
-        self.layer_idx = None if layer is None or abs(layer) > self.num_layers else layer
+        self.layer_idx = self.habits.layer if layer is None or abs(layer) > self.num_layers else layer
         self.return_projected_pooled = options.get("projected_pooled", self.return_projected_pooled)
         self.execution_device = options.get("execution_device", self.execution_device)
 

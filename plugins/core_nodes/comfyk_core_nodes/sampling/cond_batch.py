@@ -11,7 +11,7 @@ from torch import Tensor
 
 from comfyk_core_nodes.conditioning.conds import CONDRegular, cut_area
 from comfyk_core_nodes.memory.device import device_of
-from comfyk_core_nodes.memory.extensions import all_of, wrapped
+from comfyk_core_nodes.memory.extensions import wrapped
 from comfyk_core_nodes.sampling.regions import Cond, Part, part_of
 
 _NOTHING = 1e-37
@@ -68,8 +68,7 @@ def _calc(
     to_run += _default_parts(defaults, to_run, x_in, timestep)
     patcher = getattr(model, "current_patcher", None)
     if patcher is not None:
-        for callback in all_of(patcher.callbacks, "on_prepare_state"):
-            callback(patcher, timestep, model_options)
+        patcher.prepare_state(timestep, model_options)
 
     sums = [torch.zeros_like(x_in) for _ in conds]
     weights = [torch.full_like(x_in, _NOTHING) for _ in conds]

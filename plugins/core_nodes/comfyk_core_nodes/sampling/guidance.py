@@ -109,13 +109,10 @@ def sampling_function(
 @contextmanager
 def running(patcher: Any) -> Iterator[None]:
     """A run with this patcher: its model knows it as `current_patcher`, its callbacks hear of start and end."""
-    model = patcher.model
-    model.current_patcher = patcher
     try:
         patcher.pre_run()
         yield
     finally:
-        model.current_patcher = None
         patcher.cleanup()
 
 

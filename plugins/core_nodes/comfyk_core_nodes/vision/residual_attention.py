@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comfyk_core_nodes.models.attention import dot_product_attention
 from comfyk_core_nodes.models.layers import LayerNorm, Linear
 from comfyk_core_nodes.models.state_dict import StateDict, count_blocks
 
@@ -32,7 +32,7 @@ class JointAttention(nn.Module):
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.in_proj(x).chunk(3, dim=-1)
         )
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out_proj(dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class ResidualAttentionBlock(nn.Module):

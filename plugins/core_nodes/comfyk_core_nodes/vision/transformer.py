@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comfyk_core_nodes.models.attention import dot_product_attention
 from comfyk_core_nodes.models.layers import Conv2d, Embedding, LayerNorm, Linear
 from comfyk_core_nodes.models.state_dict import count_blocks
 
@@ -91,7 +92,7 @@ class VisionAttention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out_proj(dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class VisionMLP(nn.Module):

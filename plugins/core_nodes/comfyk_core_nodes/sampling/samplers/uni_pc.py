@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from comfyk_core_nodes.sampling.prediction import IMG_TO_IMG_FLOW
 from comfyk_core_nodes.sampling.samplers.steps import Args, Callback, Model, Run, phi
 
 _LAST_SIGMA = 0.001
@@ -80,7 +81,8 @@ def sample_unipc(
             x = x - float(scale) * weight * difference
         run.report(step, x, result, sigma=times[step], sigma_hat=times[step])
         results = [result, *results[:2]]
-    if run.flow and times[-1] != sigmas[-1]:
+    if run.flow and times[-1] != sigmas[-1] and not isinstance(run.sampling, IMG_TO_IMG_FLOW):
+        # A flow's latent at this level still has to be scaled to level 0, which is where the caller thinks it is.
         return run.sampling.inverse_noise_scaling(times[-1], x)
     return x
 
