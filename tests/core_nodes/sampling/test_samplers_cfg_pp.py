@@ -40,6 +40,18 @@ def test_euler_pp_reduces_too(sampler_model: Any) -> None:
     torch.testing.assert_close(sample_euler_pp(sampler_model(mixture), x, SIGMAS), plain)
 
 
+@pytest.mark.parametrize("name", REDUCING)
+def test_a_guider_without_an_unconditional_half_is_refused(name: str, sampler_model: Any) -> None:
+    model = sampler_model(mixture)
+
+    def prompt_alone(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
+        return model(x, sigma)
+
+    prompt_alone.inner_model = model.inner_model  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"does not compute: raise its cfg above 1"):
+        SAMPLERS[name](prompt_alone, UNIT * 9.0, SIGMAS, {"seed": 1})
+
+
 def test_on_a_flow_model_too(sampler_model: Any, flow_sampling: Any) -> None:
     """Without noise; with it `euler_ancestral` has another share for rectified flow."""
     plain = SAMPLERS["euler"](sampler_model(flow_gaussian, flow_sampling), UNIT, FLOW_SIGMAS)

@@ -76,17 +76,26 @@ class GuidedRun(Run):
     The unconditional half is then computed at guidance 1 as well.
     """
 
-    uncond: Tensor
-
     def __init__(self, model: Model, extra_args: Args | None, callback: Callback | None) -> None:
         super().__init__(model, extra_args, callback)
+        self._uncond: Tensor | None = None
         options = dict(self.extra_args.get("model_options", {}))
         options["sampler_post_cfg_function"] = [*options.get("sampler_post_cfg_function", []), self._keep]
         options["disable_cfg1_optimization"] = True
         self.extra_args["model_options"] = options
 
+    @property
+    def uncond(self) -> Tensor:
+        """The latest one. Raises ValueError when the guider computes none."""
+        if self._uncond is None:
+            raise ValueError(
+                "a CFG++ sampler needs the unconditional half of guidance, which this guider does not compute: "
+                "raise its cfg above 1, or use a sampler without CFG++"
+            )
+        return self._uncond
+
     def _keep(self, args: dict[str, Any]) -> Tensor:
-        self.uncond = args["uncond_denoised"]
+        self._uncond = args["uncond_denoised"]
         return args["denoised"]
 
 
