@@ -8,10 +8,14 @@ from typing import Any
 
 import comfyk_core_nodes.plugin
 import pytest
+import torch
 from comfyk.app import App
 from comfyk.nodes.definition import NodeResult
 from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
+
+# The models are tiny: threads would only wait for each other, the longer the busier the machine is.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

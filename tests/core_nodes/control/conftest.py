@@ -14,8 +14,6 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-torch.set_num_threads(2)
-
 TEXT = 24
 SD1 = {
     "block_out_channels": (32, 64),

@@ -20,12 +20,8 @@ CONTEXT = 64
 
 @pytest.fixture(autouse=True)
 def no_gradients() -> Iterator[None]:
-    """And one thread: for models this small more only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from comfyk_core_nodes.sampling import model_sampling as levels
 from comfyk_core_nodes.sampling import prediction
 from torch import Tensor
-
-torch.set_num_threads(2)
 
 HERE = Path(__file__).parent
 

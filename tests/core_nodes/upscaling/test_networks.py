@@ -18,8 +18,6 @@ from comfyk_core_nodes.upscaling.tiled import upscale_tiled
 from safetensors.torch import save_file
 from torch import Tensor
 
-torch.set_num_threads(2)
-
 State = dict[str, Tensor]
 CHANNELS, GROWTH, BLOCKS = 8, 4, 2
 

@@ -28,8 +28,6 @@ from transformers import (
     SiglipVisionModel,
 )
 
-torch.set_num_threads(2)
-
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
