@@ -15,6 +15,7 @@ from comfyk_core_nodes.memory.device import register_device
 from comfyk_core_nodes.memory.manager import load_models_gpu, loaded_models, unload_all_models
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.memory.residency import residency_of
+from comfyk_core_nodes.memory.weights import patched_weight
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -279,6 +280,18 @@ def test_what_is_saved_does_not_depend_on_what_is_loaded() -> None:
     assert all(
         torch.equal(weights[0][0], plain[key][0][0]) for key, weights in patcher.get_key_patches().items()
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])
+def test_a_patch_is_to_the_weight_as_it_is_kept(dtype: torch.dtype) -> None:
+    model = build(OwnLayers)
+    key, weight = "first.weight", model.first.weight.detach().clone()
+    patcher = patcher_of(model, weight_dtype=dtype)
+    patcher.model.manual_cast_dtype = torch.float32
+    patcher.add_patches({key: (torch.full((8, 8), 0.3),)})
+    load_models_gpu([patcher])
+    expected = patched_weight(weight.to(dtype), patcher.patches[key], key, dtype)
+    assert torch.equal(patcher.model.first.cast_weights(CPU, torch.float32)[0], expected.float())
 
 
 def test_weights_stored_divided_by_a_scale() -> None:

@@ -230,10 +230,11 @@ class Residency:
         for key, name, home in list(self._weights(path, module)):
             dtype = wanted.kept_dtype(home)
             patches, wrappers = split_changes(goal.changes.get(name, []))
-            if patches:
-                tensor = _patched(module, wanted.device.put(home), patches, key, dtype)
-            else:
-                tensor = wanted.device.put(home, dtype)
+            tensor = wanted.device.put(home, dtype)
+            if (
+                patches
+            ):  # of what is kept, as ComfyUI has it: from the file's own precision another picture would come
+                tensor = _patched(module, tensor, patches, key, dtype)
             for wrapper in wrappers:
                 tensor = wrapper(tensor)
             if tensor is home:
