@@ -333,6 +333,21 @@ async def test_ranges_and_validators(server: Any, tmp_path: Path) -> None:
         assert (response.status, response.content_length) == (200, 100)
 
 
+async def test_a_download_is_resumed_only_where_the_file_is_the_same(server: Any, tmp_path: Path) -> None:
+    file = tmp_path / "output/x.bin"
+    file.write_bytes(b"A" * 10)
+    path = "/view?filename=x.bin"
+    async with server.client.get(path) as response:
+        resume = {"Range": "bytes=5-", "If-Range": response.headers["ETag"]}
+    assert await server.get(path, headers=resume) == (206, b"A" * 5)
+    assert await server.get(path, headers={**resume, "If-Range": f"W/{resume['If-Range']}"}) == (
+        200,
+        b"A" * 10,
+    )
+    file.write_bytes(b"B" * 11)
+    assert await server.get(path, headers=resume) == (200, b"B" * 11)
+
+
 async def test_a_file_is_never_answered_with_its_neighbour(server: Any) -> None:
     """aiohttp takes `a.txt.gz` for a compressed `a.txt`."""
     await server.upload(b"one", "a.txt")

@@ -147,6 +147,14 @@ async def test_cors_for_one_site(start: Any) -> None:
         assert response.status == 200
         assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
         assert response.headers["Access-Control-Allow-Credentials"] == "true"
+    for method, path, status in (
+        ("GET", "/view?filename=none", 404),
+        ("POST", "/prompt", 400),
+        ("PUT", "/prompt", 405),
+    ):
+        async with server.client.request(method, path, headers={"Origin": "https://app.example"}) as response:
+            assert response.status == status
+            assert response.headers["Access-Control-Allow-Origin"] == "https://app.example", "it may read why"
     preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
     async with server.client.options("/prompt", headers=preflight) as response:
         assert response.status == 204

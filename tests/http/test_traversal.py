@@ -181,6 +181,9 @@ async def test_no_link_to_the_outside_is_listed(trapped: Any) -> None:
     for path in ("/userdata?dir=.&recurse=true", "/v2/userdata"):
         status, body = await ask(trapped, "GET", URL(trapped.url + path))
         assert (status, json.loads(body)) == (200, [])
+    (trapped.app.web_directories["pack"] / "link.js").symlink_to(trapped.outside / "secret.txt")
+    _, body = await ask(trapped, "GET", URL(trapped.url + "/extensions"))
+    assert json.loads(body) == []
     for path in ("/workflow_templates", "/global_subgraphs"):
         _, body = await ask(trapped, "GET", URL(trapped.url + path))
         assert json.loads(body) == {}

@@ -137,10 +137,9 @@ def _no_broken_requests(record: logging.LogRecord) -> bool:
 
 def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Application:
     """The aiohttp application: the server's own checks, the plugins' middlewares and routes."""
-    middlewares: list[Middleware] = [errors_as_json]
+    middlewares: list[Middleware] = [errors_as_json, guard(settings)]
     if settings.cors_origin:
-        middlewares.append(cors(settings.cors_origin))
-    middlewares.append(guard(settings))
+        middlewares.insert(0, cors(settings.cors_origin))  # outermost: a page may read errors too
     if token_needed(settings):
         middlewares.append(authentication(settings, Tokens(app.folders.user)))
     if settings.compress:

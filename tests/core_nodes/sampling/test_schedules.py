@@ -164,3 +164,10 @@ def test_cut_steps() -> None:
     assert cut_steps(sigmas, 0, 10_000, True).tolist() == sigmas.tolist()
     assert cut_steps(sigmas, 4, None, False).tolist() == []
     assert sigmas.tolist() == [4.0, 3.0, 2.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("scheduler", ["normal", "sgm_uniform", "simple", "linear_quadratic"])
+def test_the_end_of_a_very_long_schedule(scheduler: str) -> None:
+    assert len(sigmas_for(Patcher(), "euler", scheduler, 10_000, 0.01)) == 10_001
+    with pytest.raises(ValueError, match="raise denoise, or lower the steps"):
+        sigmas_for(Patcher(), "euler", scheduler, 10_000, 0.0002)

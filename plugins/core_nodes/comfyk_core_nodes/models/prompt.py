@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from comfyk import check_interrupted
+
 EMPHASIS = 1.1
 
 # Escaped parentheses while the others are looked for. Unicode sets these two apart for a program's own use.
@@ -26,6 +28,7 @@ def parse_weights(text: str) -> list[tuple[str, float]]:
         if finished:
             parts.append((text, weight))
             continue
+        check_interrupted()  # each level is read anew: thousands of them take seconds
         for item in reversed(_split(text)):
             if len(item) >= 2 and item[0] == "(" and item[-1] == ")":
                 todo.append((*_unwrap(item[1:-1], weight), False))

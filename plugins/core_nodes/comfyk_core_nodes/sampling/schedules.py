@@ -17,6 +17,9 @@ from comfyk_core_nodes.sampling.model_sampling import ModelSampling
 _SKIP_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
 """Samplers that go better without the last level before 0: the schedule is made a step longer, and it is left out."""
 
+_LONGEST = 1_000_000
+"""Steps of a schedule of which a run takes the end."""
+
 
 def calculate_sigmas(model_sampling: ModelSampling, scheduler: str, steps: int) -> Tensor:
     """The sigmas of `steps` steps for a model's levels. Raises ValueError for an unknown scheduler.
@@ -69,7 +72,7 @@ def sgm_uniform(model_sampling: ModelSampling, steps: int) -> Tensor:
 
 
 def _sigmas_at(model_sampling: ModelSampling, timesteps: Tensor) -> Tensor:
-    return torch.stack([model_sampling.sigma(t).reshape(()) for t in timesteps]).float().cpu()
+    return model_sampling.sigma(timesteps).float().cpu()
 
 
 def beta(model_sampling: ModelSampling, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
@@ -176,11 +179,19 @@ def sd_turbo(model_sampling: ModelSampling, steps: int, denoise: float = 1.0) ->
 
 
 def for_denoise(steps: int, denoise: float | None, schedule: Callable[[int], Tensor]) -> Tensor:
-    """The last `steps` steps of a schedule that is so much longer that they cover `denoise` of it; empty for 0."""
+    """The last `steps` steps of a schedule that is so much longer that they cover `denoise` of it; empty for 0.
+
+    Raises ValueError when that schedule has more than a million steps.
+    """
     if denoise is None or denoise > 0.9999:
         return schedule(steps)
     if denoise <= 0.0:
         return torch.empty(0)
+    if steps / denoise > _LONGEST:
+        raise ValueError(
+            f"{steps} steps at a denoise of {denoise} are the end of a schedule of {steps / denoise:.3g} steps, and "
+            f"{_LONGEST:,} is the most; raise denoise, or lower the steps"
+        )
     return schedule(int(steps / denoise))[-(steps + 1) :]
 
 

@@ -22,7 +22,17 @@ def _scripts(directories: Mapping[str, Path]) -> list[str]:
         f"/extensions/{quote(name)}/{quote(file.relative_to(folder).as_posix())}"
         for name, folder in directories.items()
         for file in sorted(folder.rglob("*.js"))
+        if _file_in(folder, file.relative_to(folder).as_posix()) is not None
     ]
+
+
+def _file_in(folder: Path, name: str) -> Path | None:
+    """A file of a web directory; None for what is none, or leads out of it."""
+    try:
+        file = resolve_inside(folder, name)
+    except PathOutsideError:
+        return None
+    return file if file.is_file() else None
 
 
 @operation(
@@ -39,10 +49,7 @@ async def list_extensions(request: web.Request) -> web.Response:
 async def get_extension_file(request: web.Request) -> web.StreamResponse:
     """A file of a web directory. Browsers ask each time whether it changed, since packs are updated in place."""
     folder = request.app[APP].web_directories.get(request.match_info["name"])
-    try:
-        file = resolve_inside(folder, request.match_info["path"]) if folder is not None else None
-    except PathOutsideError:
-        file = None
-    if file is None or not file.is_file():
+    file = _file_in(folder, request.match_info["path"]) if folder is not None else None
+    if file is None:
         raise ApiError(404, "not_found", f"There is no file {request.path}.")
     return FileAnswer(file, headers={"Content-Type": content_type(file.name), "Cache-Control": "no-cache"})

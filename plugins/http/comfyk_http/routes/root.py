@@ -7,7 +7,10 @@ from aiohttp import web
 
 from comfyk_http.answers import json_answer
 
-_ADVICE = "To get the web UI, install the frontend plugin: pip install comfyk-frontend"
+_ADVICE = (
+    "To get the web UI, install it with pip install comfyk-frontend, and see that the plugin is not disabled: "
+    "comfyk plugin list, comfyk plugin enable frontend."
+)
 _PAGE = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
