@@ -148,6 +148,21 @@ def test_bad_files(give: Callable[..., Any], node: str) -> None:
         assert "expected" in said and "found" in said, (name, said)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_good_file_in_the_wrong_folder(give: Callable[..., Any], states: Any, family: str) -> None:
+    """The message says what it is, and where it belongs."""
+    whole = {key: value.detach().clone().contiguous() for key, value in states(family).items()}
+    vae = {k.removeprefix("first_stage_model."): v for k, v in whole.items() if k.startswith("first_stage")}
+    for state, said in (
+        (whole, r"a whole checkpoint of Stable Diffusion \(put it in models/checkpoints\)"),
+        (unet_of(whole), r"a UNet alone \(put it in models/diffusion_models\)"),
+        (vae, r"a VAE \(put it in models/vae\)"),
+    ):
+        for node in ("UpscaleModelLoader", "ControlNetLoader", "StyleModelLoader"):
+            with pytest.raises(ModelFileError, match=rf"wrong\.safetensors: expected .*, found {said}"):
+                give(node, "wrong.safetensors", save(state))
+
+
 @pytest.mark.parametrize("node", LOADERS)
 @pytest.mark.parametrize("old", [False, True])
 def test_nothing_is_unpickled(give: Callable[..., Any], tmp_path: Path, node: str, old: bool) -> None:
