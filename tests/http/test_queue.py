@@ -18,7 +18,7 @@ async def test_the_queue_is_shown_and_changed(server: Any) -> None:
     assert queue["queue_running"] == []
     number, job_id, prompt, extra_data, targets = queue["queue_pending"][1]
     assert (job_id, prompt, extra_data["a"], targets) == (ids[1], server.show(1), 1, ["2"])
-    assert (await server.get("/prompt"))[1] == {"exec_info": {"queue_remaining": 4}}
+    assert (await server.get("/prompt"))[1] == {"exec_info": {"queue_remaining": 4, "paused": True}}
     front = await server.submit(server.show(9), front=True)
     assert await _pending(server) == [front, *ids]
     await server.post("/queue", {"move": {"prompt_id": ids[3], "front": True}})
@@ -31,6 +31,7 @@ async def test_the_queue_is_shown_and_changed(server: Any) -> None:
     await server.post("/queue", {"clear": True})
     assert await _pending(server) == []
     await server.post("/queue", {"resume": True})
+    assert (await server.get("/prompt"))[1] == {"exec_info": {"queue_remaining": 0}}
     assert (await server.run(server.show()))["status"]["completed"]
     assert number == 1
 

@@ -66,6 +66,8 @@ class CodedError(_Beside):
 
 class ExecInfo(Part):
     queue_remaining: int
+    paused: bool = False
+    """There while the queue is paused."""
     """Pending and running jobs."""
 
 

@@ -26,8 +26,11 @@ _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^@\s]*@")
 
 
 def queue_info(app: App) -> dict[str, Any]:
-    """How many jobs are pending or running, as the `status` message and `GET /prompt` show it."""
-    return {"exec_info": {"queue_remaining": app.jobs.remaining}}
+    """How many jobs are pending or running, as the first `status` message and `GET /prompt` show it; and `paused`."""
+    info: dict[str, Any] = {"queue_remaining": app.jobs.remaining}
+    if app.jobs.paused:
+        info["paused"] = True
+    return {"exec_info": info}
 
 
 def feature_flags(app: App) -> dict[str, Any]:
