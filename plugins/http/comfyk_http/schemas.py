@@ -66,9 +66,9 @@ class CodedError(_Beside):
 
 class ExecInfo(Part):
     queue_remaining: int
+    """Pending and running jobs."""
     paused: bool = False
     """There while the queue is paused."""
-    """Pending and running jobs."""
 
 
 class PromptInfo(Part):
