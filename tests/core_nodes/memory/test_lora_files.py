@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -328,8 +329,10 @@ QUERY_NAME = SPELLINGS["kohya"][0]
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ({}, "found no key that fits it. It is empty"),
-        ({"first_stage_model.conv.weight": UP}, "Its keys are such as first_stage_model.conv.weight"),
+        ({}, "found no tensors"),
+        ({"first_stage_model.conv.weight": UP}, "1 tensors of something else .first_stage_model.conv.weight"),
+        ({"lora_unet_double_blocks_0.lora_up.weight": UP}, "another family .* as lora_unet_double_blocks_0"),
+        ({"lora_te3_x.lora_up.weight": UP}, "found one for another family of models"),
         ({f"{QUERY_NAME}.lora_up.weight": UP}, f"expected {QUERY_NAME}.lora_down.weight beside"),
         ({f"{QUERY_NAME}.hada_w1_a": UP}, "hada_w1_b beside"),
         ({f"{QUERY_NAME}.lokr_w1": UP}, "lokr_w2_a beside"),
@@ -347,7 +350,7 @@ QUERY_NAME = SPELLINGS["kohya"][0]
                 f"{QUERY_NAME}.lora_up.weight": torch.ones(9, 2),
                 f"{QUERY_NAME}.lora_down.weight": torch.ones(2, 7),
             },
-            rf"found one for another: \[9, 7\] for {QUERY} of \[4, 4\]",
+            rf"found one for another family of models: \[9, 7\] for {QUERY} of \[4, 4\]",
         ),
     ],
 )
@@ -355,6 +358,25 @@ def test_a_file_that_is_no_lora_for_this_model(file: dict[str, Any], message: st
     with pytest.raises(LoraError, match=message) as caught:
         apply_lora(unet(), Clip("clip_l"), file, 1.0, 1.0, name="bad.safetensors")
     assert str(caught.value).startswith("bad.safetensors: expected")
+
+
+def test_a_file_for_the_other_part(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a workflow has only the model, a LoRA for text encoders changes nothing, and is named in the log."""
+    query, _, up, down = SPELLINGS["kohya"]
+    for_text = {"lora_te_text_model_x.lora_up.weight": UP, "lora_te_text_model_x.lora_down.weight": DOWN}
+    for_model = {query + up: UP, query + down: DOWN}
+    model, clip = unet(), Clip("clip_l")
+    with caplog.at_level(logging.WARNING):
+        patched, none = apply_lora(model, None, for_text, 1.0, 0.0, name="text.safetensors")
+        assert none is None and patched is not model
+        assert "text.safetensors: changes nothing here: all its 2 keys are for text encoders" in caplog.text
+        none, _ = apply_lora(None, clip, for_model, 1.0, 1.0, name=Path("styles/model.safetensors"))
+        assert none is None
+    assert "model.safetensors: changes nothing here: all its 2 keys are for the model" in caplog.text
+    before, after = (each.model_state_dict_for_saving() for each in (model, patched))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    with pytest.raises(LoraError, match="expected a LoRA for this model, found one for another family"):
+        apply_lora(model, None, {"lora_unet_other.lora_up.weight": UP}, 1.0, 1.0)
 
 
 def test_shapes_that_make_no_sense_change_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -161,6 +161,9 @@ def test_a_good_file_in_the_wrong_folder(give: Callable[..., Any], states: Any, 
         for node in ("UpscaleModelLoader", "ControlNetLoader", "StyleModelLoader"):
             with pytest.raises(ModelFileError, match=rf"wrong\.safetensors: expected .*, found {said}"):
                 give(node, "wrong.safetensors", save(state))
+        expected = r"expected a LoRA for Stable Diffusion 1\.x"
+        with pytest.raises(LoraError, match=rf"wrong\.safetensors: {expected}, found {said}"):
+            give("LoraLoaderModelOnly", "wrong.safetensors", save(state))
 
 
 @pytest.mark.parametrize("node", LOADERS)

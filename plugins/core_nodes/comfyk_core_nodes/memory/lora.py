@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -12,6 +14,8 @@ from comfyk_core_nodes.memory.adapters import WeightAdapter
 from comfyk_core_nodes.memory.lora_keys import KeyMap, clip_key_map, unet_key_map
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.memory.residency import residency_of
+from comfyk_core_nodes.models.checkpoint import LORA, describe
+from comfyk_core_nodes.models.state_dict import ModelFileError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +37,21 @@ _SHOWN = 5
 """Keys that are named in a message."""
 
 
-class LoraError(ValueError):
+_FAMILIES = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sd21_unclip": "Stable Diffusion 2.1 unCLIP",
+    "sdxl": "SDXL",
+    "sdxl_refiner": "the SDXL refiner",
+    "sd_x4_upscaler": "the Stable Diffusion x4 upscaler",
+}
+"""The families of `models.families`, in words."""
+
+_FOR_TEXT = ("lora_te", "lora_prior_te", "text_encoder")
+"""How the keys for text encoders begin, in the spellings of every trainer."""
+
+
+class LoraError(ModelFileError):
     """A file is no LoRA, or none for this model. The text says what was expected and what was found."""
 
 
@@ -53,12 +71,18 @@ C = TypeVar("C", bound="TextEncoders | None")
 
 
 def apply_lora(
-    model: M, clip: C, lora: LoraFile, strength_model: float, strength_clip: float, name: str = "the LoRA"
+    model: M,
+    clip: C,
+    lora: LoraFile,
+    strength_model: float,
+    strength_clip: float,
+    name: str | os.PathLike[str] = "the LoRA",
 ) -> tuple[M, C]:
     """Clones of the model and the text encoders with a LoRA added, each at its strength. Either may be None.
 
-    `name` is what messages call the file. Keys that no weight answers to are logged. Raises LoraError when none does,
-    or when a tensor cannot be used.
+    `name` is what messages call the file: its path, or a name. Keys that no weight answers to are logged, and so is
+    a file for text encoders where there is only a model, or the other way round, which changes nothing. Raises
+    LoraError when no weight answers to any key, or when a tensor cannot be used.
     """
     names: KeyMap = {}
     if model is not None:
@@ -67,12 +91,14 @@ def apply_lora(
         names.update(clip_key_map(clip.cond_stage_model))
     patches = load_lora(lora, names, name=name)
     if not patches:
-        raise LoraError(
-            f"{name}: expected a LoRA for {_parts(model, clip)}, found no key that fits it. {_found(lora)}"
-        )
+        other = _only_for(lora)
+        if other is None or (model is not None if other == "the model" else clip is not None):
+            raise LoraError(name, f"a LoRA for {_parts(model, clip)}", _found(lora))
+        log.warning("%s: changes nothing here: all its %d keys are for %s", Path(name).name, len(lora), other)
     parts = [] if model is None else [model.model]
     parts += [] if clip is None else [clip.cond_stage_model]
-    _check_shapes(patches, [residency_of(part).home_state_dict(part) for part in parts], name)
+    weights = [residency_of(part).home_state_dict(part) for part in parts]
+    _check_shapes(patches, weights, name, _parts(model, clip))
     with_model: Any = None
     with_clip: Any = None
     if model is not None:
@@ -84,7 +110,9 @@ def apply_lora(
     return with_model, with_clip
 
 
-def _check_shapes(patches: Patches, weights: Sequence[Mapping[str, Tensor]], name: str) -> None:
+def _check_shapes(
+    patches: Patches, weights: Sequence[Mapping[str, Tensor]], name: str | os.PathLike[str], target: str
+) -> None:
     """Raise LoraError when no LoRA of the file has the shape of its weight: it is for another kind of model.
 
     Single ones that do not fit are left out, with a warning, when the patches are applied.
@@ -102,13 +130,14 @@ def _check_shapes(patches: Patches, weights: Sequence[Mapping[str, Tensor]], nam
                 return
             wrong.append(f"{[up.shape[0], inputs]} for {key} of {list(weight.shape)}")
     if wrong:
-        raise LoraError(
-            f"{name}: expected a LoRA for this kind of model, found one for another: {_some(wrong)}"
-        )
+        raise LoraError(name, f"a LoRA for {target}", f"one for another family of models: {_some(wrong)}")
 
 
 def load_lora(
-    lora: LoraFile, to_load: Mapping[str, Any], log_missing: bool = True, name: str = "the LoRA"
+    lora: LoraFile,
+    to_load: Mapping[str, Any],
+    log_missing: bool = True,
+    name: str | os.PathLike[str] = "the LoRA",
 ) -> Patches:
     """The patches that a LoRA file holds, for `ModelPatcher.add_patches`.
 
@@ -132,7 +161,8 @@ def load_lora(
     unused = [key for key in lora if key not in used]
     if unused and patches and log_missing:
         log.warning(
-            "%s: %d of %d keys fit nothing in this model: %s", name, len(unused), len(lora), _some(unused)
+            "%s: %d of %d keys fit nothing in this model: %s",
+            *(Path(name).name, len(unused), len(lora), _some(unused)),
         )
     return patches
 
@@ -140,7 +170,7 @@ def load_lora(
 class _Entry:
     """The keys of a file that begin with one name, and which of them were used."""
 
-    def __init__(self, lora: LoraFile, prefix: str, file: str) -> None:
+    def __init__(self, lora: LoraFile, prefix: str, file: str | os.PathLike[str]) -> None:
         self._lora = lora
         self._prefix = prefix
         self._file = file
@@ -157,9 +187,8 @@ class _Entry:
         """As `take`; LoraError when it is not there."""
         tensor = self.take(ending)
         if tensor is None:
-            raise LoraError(
-                f"{self._file}: expected {self._prefix}{ending} beside {_some(sorted(self.used))}, found none"
-            )
+            beside = _some(sorted(self.used))
+            raise LoraError(self._file, f"{self._prefix}{ending} beside {beside}", "none: it is damaged")
         return tensor
 
     def number(self, ending: str) -> float | None:
@@ -167,9 +196,8 @@ class _Entry:
         if tensor is None:
             return None
         if tensor.numel() != 1:
-            raise LoraError(
-                f"{self._file}: expected one number in {self._prefix}{ending}, found the shape {list(tensor.shape)}"
-            )
+            shape = list(tensor.shape)
+            raise LoraError(self._file, f"one number in {self._prefix}{ending}", f"the shape {shape}")
         return float(tensor.item())
 
     def adapter(self) -> WeightAdapter | None:
@@ -217,12 +245,25 @@ def _some(keys: list[str]) -> str:
 
 
 def _parts(model: ModelPatcher | None, clip: TextEncoders | None) -> str:
-    parts = [
-        *([type(model.model).__name__] if model is not None else []),
-        *(["its text encoders" if model is not None else "text encoders"] if clip is not None else []),
-    ]
-    return " and ".join(parts) or "no model"
+    """What a LoRA is wanted for, in words."""
+    config = getattr(model.model, "model_config", None) if model is not None else None
+    family = "this model" if config is None else _FAMILIES.get(config.name, config.name)
+    if model is None:
+        return "the text encoders"
+    return family if clip is None else f"{family} and its text encoders"
+
+
+def _only_for(lora: LoraFile) -> str | None:
+    """For which part of a model all keys of a LoRA are. None for one that is for both, or that is no LoRA."""
+    if describe(lora) != LORA:
+        return None
+    kinds = {"text encoders" if key.startswith(_FOR_TEXT) else "the model" for key in lora}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _found(lora: LoraFile) -> str:
-    return f"Its keys are such as {_some(list(lora))}" if lora else "It is empty"
+    """What a file is of which nothing fits."""
+    found = describe(lora)
+    if found != LORA:
+        return found
+    return f"one for another family of models, whose keys are such as {_some(list(lora))}"
