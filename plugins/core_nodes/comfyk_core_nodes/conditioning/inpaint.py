@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from comfyk_core_nodes.conditioning.edit import Conditioning, NewConditioning, conditioning_set_values
+from comfyk_core_nodes.models.parts import present
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +20,15 @@ class Encoder(Protocol):
 
 
 def crop_to_multiple(image: Tensor, multiple: int = _MULTIPLE) -> Tensor:
-    """The middle of `[B, H, W, ...]` whose height and width are multiples of 8, or of another number."""
+    """The middle of `[B, H, W, ...]` whose height and width are multiples of 8, or of another number.
+
+    Raises ValueError where nothing would be left.
+    """
     height, width = image.shape[1:3]
+    if min(height, width) < multiple:
+        raise ValueError(
+            f"the picture is {width}x{height}; at least {multiple}x{multiple} is needed: scale it up first"
+        )
     top, left = height % multiple // 2, width % multiple // 2
     return image[:, top : top + height // multiple * multiple, left : left + width // multiple * multiple]
 
@@ -28,7 +36,7 @@ def crop_to_multiple(image: Tensor, multiple: int = _MULTIPLE) -> Tensor:
 def inpaint_conditioning(
     positive: Conditioning,
     negative: Conditioning,
-    vae: Encoder,
+    vae: Encoder | None,
     pixels: Tensor,
     mask: Tensor,
     noise_mask: bool = True,
@@ -36,8 +44,9 @@ def inpaint_conditioning(
     """Both conditionings with the picture outside of `mask` and the mask, and a latent dict of the whole picture.
 
     `pixels` is `[B, H, W, 3]`, `mask` `[B, h, w]`, 1 where the picture is to change. With `noise_mask` sampling leaves
-    the rest alone.
+    the rest alone. Raises ValueError without a VAE and for a picture of fewer than 8 pixels a side.
     """
+    vae = present(vae, "VAE")
     hidden, mask = _hide(pixels, mask, _MULTIPLE)
     values = {"concat_latent_image": vae.encode(hidden), "concat_mask": mask}
     latent: dict[str, Any] = {"samples": vae.encode(pixels)}
@@ -47,12 +56,12 @@ def inpaint_conditioning(
 
 
 def edit_conditioning(
-    positive: Conditioning, negative: Conditioning, vae: Encoder, pixels: Tensor
+    positive: Conditioning, negative: Conditioning, vae: Encoder | None, pixels: Tensor
 ) -> tuple[NewConditioning, NewConditioning, dict[str, Any]]:
     """Both conditionings with the picture, for InstructPix2Pix, and an empty latent dict of its size."""
     import torch
 
-    encoded = vae.encode(crop_to_multiple(pixels))
+    encoded = present(vae, "VAE").encode(crop_to_multiple(pixels))
     values = {"concat_latent_image": encoded}
     latent = {"samples": torch.zeros_like(encoded)}
     return conditioning_set_values(positive, values), conditioning_set_values(negative, values), latent
@@ -84,6 +93,7 @@ def inpaint_latent(vae: Any, pixels: Tensor, mask: Tensor, grow: int) -> dict[st
     """A latent dict of `[B, H, W, 3]` with grey where `mask` is, and the mask, `grow` pixels wider, as `noise_mask`."""
     import torch
 
+    vae = present(vae, "VAE")
     hidden, mask = _hide(pixels, mask, vae.spacial_compression_encode())
     wider = mask
     if grow > 0:

@@ -103,7 +103,20 @@ class VAE:
         return DECODE_BYTES * shape[2] * shape[3] * self.upscale_ratio**2 * dtype.itemsize
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        """Cut `[B, H, W, C]` around the middle to whole latent pixels, and to three channels."""
+        """Cut `[B, H, W, C]` around the middle to whole latent pixels, and to three channels.
+
+        Raises ValueError for a picture that is smaller than a latent pixel, or that has fewer channels.
+        """
+        height, width, channels = pixels.shape[1:]
+        least = self.downscale_ratio
+        if min(height, width) < least:
+            raise ValueError(
+                f"the picture is {width}x{height}; at least {least}x{least} is needed: scale it up first"
+            )
+        if channels < self.output_channels:
+            raise ValueError(
+                f"the picture has {channels} channels; the VAE takes pictures of {self.output_channels}"
+            )
         for dim in (1, 2):
             size = pixels.shape[dim]
             kept = size // self.downscale_ratio * self.downscale_ratio
@@ -111,7 +124,11 @@ class VAE:
         return pixels[..., : self.output_channels]
 
     def decode(self, samples_in: Tensor, vae_options: Mapping[str, Any] | None = None) -> Tensor:
-        """`[B, 4, h, w]` to `[B, 8h, 8w, 3]` from 0 to 1. Where the memory does not do, in tiles, with a warning."""
+        """`[B, 4, h, w]` to `[B, 8h, 8w, 3]` from 0 to 1. Where the memory does not do, in tiles, with a warning.
+
+        Raises ValueError for a latent of another shape.
+        """
+        self._check_latent(samples_in)
         batch = self._load(self.memory_used_decode(samples_in.shape, self.vae_dtype))
         try:
             pixels = torch.cat([self._decode(part) for part in samples_in.split(batch)])
@@ -149,6 +166,7 @@ class VAE:
         **_: Any,
     ) -> Tensor:
         """As `decode`, in tiles of latent pixels: the average of square, tall and wide ones."""
+        self._check_latent(samples)
         tiles = ((tile_y * 2, tile_x // 2), (tile_y // 2, tile_x * 2), (tile_y, tile_x))
         self._load(self.memory_used_decode([1, 1, tile_y, tile_x], self.vae_dtype))
         pixels = self._tiled(
@@ -172,6 +190,13 @@ class VAE:
             pixels, self._encode, tiles, overlap, 1 / self.downscale_ratio, self.latent_channels
         )
         return latent.to(intermediate_dtype())
+
+    def _check_latent(self, samples: Tensor) -> None:
+        if samples.ndim != 4 or samples.shape[1] != self.latent_channels:
+            raise ValueError(
+                f"the latent is of the shape {list(samples.shape)}; this VAE decodes latents "
+                f"[batch, {self.latent_channels}, height, width]: use the VAE of the model that made it"
+            )
 
     def _load(self, memory: int) -> int:
         """Put the autoencoder on its device. Returns how many pictures fit there at once."""

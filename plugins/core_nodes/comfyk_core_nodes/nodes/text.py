@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfyk import io
 
+from comfyk_core_nodes.models.parts import present
 from comfyk_core_nodes.nodes.limits import MAX_RESOLUTION
 
 if TYPE_CHECKING:
@@ -50,10 +51,7 @@ class CLIPTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str, clip: CLIP | None) -> io.NodeOutput:
-        if clip is None:
-            raise ValueError(
-                "there is no text encoder: the checkpoint does not hold one; load it with Load CLIP"
-            )
+        clip = present(clip, "CLIP")
         return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text)))
 
 
@@ -83,8 +81,8 @@ class CLIPSetLastLayer(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: CLIP, stop_at_clip_layer: int) -> io.NodeOutput:
-        clip = clip.clone()
+    def execute(cls, clip: CLIP | None, stop_at_clip_layer: int) -> io.NodeOutput:
+        clip = present(clip, "CLIP").clone()
         clip.clip_layer(stop_at_clip_layer)
         return io.NodeOutput(clip)
 
@@ -145,7 +143,7 @@ class CLIPTextEncodeSDXL(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        clip: CLIP,
+        clip: CLIP | None,
         width: int,
         height: int,
         crop_w: int,
@@ -155,7 +153,14 @@ class CLIPTextEncodeSDXL(io.ComfyNode):
         text_g: str,
         text_l: str,
     ) -> io.NodeOutput:
+        clip = present(clip, "CLIP")
         tokens = clip.tokenize(text_g)
+        if not {"g", "l"} <= tokens.keys():
+            raise ValueError(
+                "CLIPTextEncodeSDXL is for the two text encoders of SDXL, clip_l and clip_g; this CLIP has "
+                f"only {', '.join(f'clip_{key}' for key in tokens)}: take the CLIP of an SDXL checkpoint, "
+                "or encode the prompt with CLIPTextEncode (for the refiner CLIPTextEncodeSDXLRefiner)"
+            )
         tokens["l"] = clip.tokenize(text_l)["l"]
         empty = clip.tokenize("")
         chunks = max(len(tokens["g"]), len(tokens["l"]))
@@ -202,7 +207,8 @@ class CLIPTextEncodeSDXLRefiner(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, ascore: float, width: int, height: int, text: str, clip: CLIP) -> io.NodeOutput:
+    def execute(cls, ascore: float, width: int, height: int, text: str, clip: CLIP | None) -> io.NodeOutput:
+        clip = present(clip, "CLIP")
         sizes = {"aesthetic_score": ascore, "width": width, "height": height}
         return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=sizes))
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from comfyk import io
 
+from comfyk_core_nodes.models.parts import present
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,8 +39,8 @@ class VAEDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples: Latent, vae: VAE) -> io.NodeOutput:
-        return io.NodeOutput(as_pictures(vae.decode(samples["samples"])))
+    def execute(cls, samples: Latent, vae: VAE | None) -> io.NodeOutput:
+        return io.NodeOutput(as_pictures(present(vae, "VAE").decode(samples["samples"])))
 
 
 class VAEDecodeTiled(io.ComfyNode):
@@ -98,12 +100,13 @@ class VAEDecodeTiled(io.ComfyNode):
     def execute(
         cls,
         samples: Latent,
-        vae: VAE,
+        vae: VAE | None,
         tile_size: int,
         overlap: int,
         temporal_size: int,
         temporal_overlap: int,
     ) -> io.NodeOutput:
+        vae = present(vae, "VAE")
         overlap = min(overlap, tile_size // 4)
         ratio = vae.spacial_compression_decode()
         pixels = vae.decode_tiled(
@@ -128,8 +131,8 @@ class VAEEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, pixels: Tensor, vae: VAE) -> io.NodeOutput:
-        return io.NodeOutput({"samples": vae.encode(pixels)})
+    def execute(cls, pixels: Tensor, vae: VAE | None) -> io.NodeOutput:
+        return io.NodeOutput({"samples": present(vae, "VAE").encode(pixels)})
 
 
 class VAEEncodeTiled(io.ComfyNode):
@@ -187,9 +190,15 @@ class VAEEncodeTiled(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, pixels: Tensor, vae: VAE, tile_size: int, overlap: int, temporal_size: int, temporal_overlap: int
+        cls,
+        pixels: Tensor,
+        vae: VAE | None,
+        tile_size: int,
+        overlap: int,
+        temporal_size: int,
+        temporal_overlap: int,
     ) -> io.NodeOutput:
-        latent = vae.encode_tiled(pixels, tile_x=tile_size, tile_y=tile_size, overlap=overlap)
+        latent = present(vae, "VAE").encode_tiled(pixels, tile_x=tile_size, tile_y=tile_size, overlap=overlap)
         return io.NodeOutput({"samples": latent})
 
 
@@ -224,7 +233,7 @@ class VAEEncodeForInpaint(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, pixels: Tensor, vae: VAE, mask: Tensor, grow_mask_by: int) -> io.NodeOutput:
+    def execute(cls, pixels: Tensor, vae: VAE | None, mask: Tensor, grow_mask_by: int) -> io.NodeOutput:
         from comfyk_core_nodes.conditioning.inpaint import inpaint_latent
 
         return io.NodeOutput(inpaint_latent(vae, pixels, mask, grow_mask_by))

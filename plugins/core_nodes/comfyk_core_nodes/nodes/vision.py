@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfyk import io
 
+from comfyk_core_nodes.models.parts import present
 from comfyk_core_nodes.nodes.files import model_names, model_path
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class CLIPVisionEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip_vision: ClipVisionModel, image: Tensor, crop: str) -> io.NodeOutput:
+    def execute(cls, clip_vision: ClipVisionModel | None, image: Tensor, crop: str) -> io.NodeOutput:
+        clip_vision = present(clip_vision, "CLIP_VISION")
         return io.NodeOutput(clip_vision.encode_image(image, crop=crop == "center"))
 
 

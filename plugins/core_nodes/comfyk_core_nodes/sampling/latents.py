@@ -36,10 +36,26 @@ class Noise(Protocol):
 
 
 def prepare_latent(model: ModelPatcher, latent: Mapping[str, Any]) -> Latent:
-    """A copy; if it is empty, of the channels and the size that the model has for the picture that was meant."""
+    """A copy; if it is empty, of the channels and the size that the model has for the picture that was meant.
+
+    Raises ValueError for one that has another number of channels or of dimensions than the model's latents.
+    """
+    form = model.get_model_object("latent_format")
+    shape = list(latent["samples"].shape)
+    if len(shape) != 2 + form.latent_dimensions:
+        raise ValueError(
+            f"the latent is of the shape {shape}; the model takes latents [batch, {form.latent_channels}, "
+            "height, width]: make it with EmptyLatentImage, or encode a picture with the VAE of the model"
+        )
     prepared = {key: value for key, value in latent.items() if key not in _OF_EMPTY_LATENTS}
     ratio = latent.get("downscale_ratio_spacial")
     prepared["samples"] = fix_empty_latent(model, latent["samples"], ratio)
+    if prepared["samples"].shape[1] != form.latent_channels:
+        raise ValueError(
+            f"the latent is of the shape {shape}, with {shape[1]} channels; the model takes latents of "
+            f"{form.latent_channels}: encode the picture with the VAE of the model, or sample from an "
+            "empty latent"
+        )
     return prepared
 
 
