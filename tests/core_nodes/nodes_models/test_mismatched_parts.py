@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from comfyk_core_nodes.models.parts import text_width
 from torch import Tensor
 
 Out = Callable[..., Any]
@@ -119,3 +120,46 @@ def test_a_latent_of_another_family(out: Out, load: Load, samples: Tensor) -> No
             out(node, samples={"samples": samples}, vae=vae, **inputs)
     with pytest.raises(ValueError, match=f"the latent is of the shape {shape}.* the model takes latents"):
         out("KSampler", model=model, latent_image={"samples": samples}, **BOTH, **SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("family", "other", "message"),
+    [
+        ("sd1", "sdxl", r"has 128 channels, and this model \(sd1\) takes 64 channels: .* same checkpoint"),
+        ("sdxl", "sd1", r"has 64 channels, and this model \(sdxl\) takes 128 channels"),
+        ("sdxl_refiner", "sdxl", r"has 128 channels, and this model \(sdxl_refiner\) takes 64"),
+        ("sdxl_refiner", "sd1", r"has 1344 numbers, and this model \(sdxl_refiner\) takes 1328: .* same"),
+    ],
+)
+def test_the_text_encoder_of_another_family(
+    out: Out, load: Load, family: str, other: str, message: str
+) -> None:
+    prompt = out("CLIPTextEncode", clip=load(other)[1], text="a house")
+    with pytest.raises(ValueError, match=message):
+        out(
+            "KSampler",
+            model=load(family)[0],
+            latent_image=LATENT,
+            positive=prompt,
+            negative=prompt,
+            **SAMPLING,
+        )
+
+
+def test_a_prompt_without_a_pooled_output(out: Out, load: Load) -> None:
+    prompt = [[torch.zeros(1, 77, 128), {}]]
+    with pytest.raises(ValueError, match=r"without a pooled output, and this model \(sdxl\) takes one"):
+        out(
+            "KSampler",
+            model=load("sdxl")[0],
+            latent_image=LATENT,
+            positive=prompt,
+            negative=prompt,
+            **SAMPLING,
+        )
+
+
+def test_the_real_widths_are_named() -> None:
+    assert text_width(768) == "768 channels (SD 1.x)"
+    assert text_width(2048) == "2048 channels (SDXL)"
+    assert text_width(64) == "64 channels"

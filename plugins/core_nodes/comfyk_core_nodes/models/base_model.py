@@ -20,6 +20,7 @@ from comfyk_core_nodes.memory.extensions import wrapped
 from comfyk_core_nodes.models.families import ModelConfig
 from comfyk_core_nodes.models.latent_formats import SDXL as SDXLLatent
 from comfyk_core_nodes.models.noise_augmentation import NoiseAugmentation, unclip_vector
+from comfyk_core_nodes.models.parts import text_width
 from comfyk_core_nodes.models.unet import UNetModel, timestep_embedding
 from comfyk_core_nodes.sampling import model_sampling as levels
 from comfyk_core_nodes.sampling import prediction
@@ -161,14 +162,19 @@ class BaseModel(nn.Module):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, CONDRegular]:
         """The network's inputs by their name, from a conditioning's entries and `noise`, `device`, `latent_image`,
-        `denoise_mask`, `width`, `height` (pixels), `prompt_type` (`positive`, `negative`), `seed`."""
+        `denoise_mask`, `width`, `height` (pixels), `prompt_type` (`positive`, `negative`), `seed`.
+
+        Raises ValueError for a prompt or a vector of another family of models.
+        """
         conds: dict[str, CONDRegular] = {}
+        self._check_text(kwargs.get("cross_attn"))
         concat = kwargs.get("noise_concat")
         concat = self.concat_cond(**kwargs) if concat is None else concat
         if concat is not None:
             conds["c_concat"] = CONDNoiseShape(concat)
         vector = self.encode_adm(**kwargs)
         if vector is not None:
+            self._check_vector(vector)
             conds["y"] = CONDRegular(vector)
         for name, source in (
             ("c_crossattn", "cross_attn"),
@@ -177,6 +183,24 @@ class BaseModel(nn.Module):
             if kwargs.get(source) is not None:
                 conds[name] = CONDCrossAttn(kwargs[source])
         return conds
+
+    def _check_text(self, prompt: Tensor | None) -> None:
+        taken = self.model_config.unet_config.get("context_dim")
+        if prompt is None or taken is None or prompt.shape[-1] == taken:
+            return
+        raise ValueError(
+            f"the prompt has {text_width(prompt.shape[-1])}, and this model ({self.model_config.name}) takes "
+            f"{text_width(taken)}: the text encoder is of another family; use the CLIP of the same checkpoint"
+        )
+
+    def _check_vector(self, vector: Tensor) -> None:
+        if vector.shape[-1] == self.adm_channels:
+            return
+        raise ValueError(
+            f"the vector that goes with the prompt has {vector.shape[-1]} numbers, and this model "
+            f"({self.model_config.name}) takes {self.adm_channels}: the encoder that made it is of another "
+            "family; use the CLIP, or the CLIP vision model, of the same checkpoint"
+        )
 
     def extra_conds_shapes(self, **kwargs: Any) -> dict[str, list[int]]:
         return {}
@@ -235,6 +259,11 @@ class SDXL(BaseModel):
 
     def _pooled(self, kwargs: Mapping[str, Any]) -> Tensor:
         if "unclip_conditioning" not in kwargs:
+            if kwargs.get("pooled_output") is None:
+                raise ValueError(
+                    f"the prompt comes without a pooled output, and this model ({self.model_config.name}) "
+                    "takes one: the text encoder is of another family; use the CLIP of the same checkpoint"
+                )
             return kwargs["pooled_output"]
         seed = kwargs.get("seed", 0) - 10
         vector = unclip_vector(
