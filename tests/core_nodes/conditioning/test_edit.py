@@ -50,6 +50,20 @@ def test_average_without_a_pooled_output() -> None:
     assert edit.average(cond(1.0, pooled=2.0), cond(5.0), 0.5)[0][1]["pooled_output"].mean() == 2.0
 
 
+def test_prompts_of_different_families_do_not_join() -> None:
+    sd1, sdxl = [[torch.zeros(1, 3, 768), {}]], [[torch.zeros(1, 3, 2048), {}]]
+    message = (
+        r"the first has 768 channels \(SD 1.x\), that of the second 2048 channels \(SDXL\); .* same CLIP"
+    )
+    with pytest.raises(ValueError, match=f"ConditioningConcat .* prompt of {message}"):
+        edit.concat(sd1, sdxl)
+    with pytest.raises(ValueError, match=f"ConditioningAverage .* prompt of {message}"):
+        edit.average(sd1, sdxl, 0.5)
+    other = [[torch.zeros(1, 3, 2), {"pooled_output": torch.zeros(1, 5)}]]
+    with pytest.raises(ValueError, match=r"the pooled output of the first has 2 channels.* 5 channels"):
+        edit.average(cond(1.0, pooled=1.0), other, 0.5)
+
+
 def test_only_the_first_of_the_second_is_used(caplog: pytest.LogCaptureFixture) -> None:
     prompt = edit.concat(cond(1.0), cond(5.0) + cond(9.0))[0][0]
     assert prompt.shape == (1, 6, 2) and prompt.mean() == 3.0

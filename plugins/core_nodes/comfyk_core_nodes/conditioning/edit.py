@@ -10,6 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from comfyk_core_nodes.models.parts import text_width
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -49,10 +51,20 @@ def _only(conditioning: Conditioning, what: str) -> tuple[Any, Mapping[str, Any]
     return prompt, options
 
 
+def _same_width(first: Tensor, second: Tensor, what: str, kind: str) -> None:
+    widths = first.shape[-1], second.shape[-1]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"{what} joins conditionings of one family of models: the {kind} of the first has "
+            f"{text_width(widths[0])}, that of the second {text_width(widths[1])}; encode both with the same CLIP"
+        )
+
+
 def average(to: Conditioning, source: Conditioning, strength: float) -> NewConditioning:
     """Each entry of `to` with weight `strength`, and the first of `source` with the rest.
 
     A shorter prompt of `source` is filled with zeros, a longer one cut. Pooled outputs are averaged alike.
+    Raises ValueError where the two are of different families of models.
     """
     import torch
 
@@ -60,22 +72,29 @@ def average(to: Conditioning, source: Conditioning, strength: float) -> NewCondi
     other_pooled = other_options.get("pooled_output")
     averaged = []
     for prompt, options in to:
+        _same_width(prompt, other, "ConditioningAverage", "prompt")
         options = dict(options)
         fitted = other[:, : prompt.shape[1]]
         fitted = torch.nn.functional.pad(fitted, (0, 0, 0, prompt.shape[1] - fitted.shape[1]))
         if other_pooled is not None:
             pooled = options.get("pooled_output")
             pooled = other_pooled if pooled is None else pooled
+            _same_width(pooled, other_pooled, "ConditioningAverage", "pooled output")
             options["pooled_output"] = pooled * strength + other_pooled * (1.0 - strength)
         averaged.append([prompt * strength + fitted * (1.0 - strength), options])
     return averaged
 
 
 def concat(to: Conditioning, source: Conditioning) -> NewConditioning:
-    """Each prompt of `to` followed by the first of `source`: `[1, T1 + T2, D]`."""
+    """Each prompt of `to` followed by the first of `source`: `[1, T1 + T2, D]`.
+
+    Raises ValueError where the two are of different families of models.
+    """
     import torch
 
     other, _ = _only(source, "ConditioningConcat")
+    for prompt, _ in to:
+        _same_width(prompt, other, "ConditioningConcat", "prompt")
     return [[torch.cat((prompt, other), 1), dict(options)] for prompt, options in to]
 
 
