@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import re
 import struct
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +107,64 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, zipped: bool) -
 @pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04nothing", b"\x80\x02."])
 def test_a_damaged_pickle(tmp_path: Path, content: bytes) -> None:
     refuse(tmp_path / "model.pt", content)
+
+
+def zipped(files: dict[str, bytes], compression: int) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return made.getvalue()
+
+
+def torch_file(*, old: bool = False) -> bytes:
+    made = io.BytesIO()
+    torch.save(
+        {"state_dict": {"a": torch.ones(500), "b": torch.ones(500)}},
+        made,
+        _use_new_zipfile_serialization=not old,
+    )
+    return made.getvalue()
+
+
+def unzipped(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer"),
+        (safetensors({"a": ENTRY}, b"\0" * 8), "a safetensors file: rename it to .safetensors"),
+        (torch_file()[:-500], "cut off or damaged; download it again"),
+        (torch_file(old=True)[:-500], "cut off or damaged; download it again"),
+        (torch_file(old=True)[:150], "cut off or damaged; download it again"),
+        (zipped(unzipped(torch_file()), zipfile.ZIP_DEFLATED), "a compressed zip archive"),
+        (zipped({"model.safetensors": b"", "read.txt": b""}, zipfile.ZIP_STORED), "of something else .model"),
+        (b"GGUF" + b"\1" * 50, "neither a zip archive nor a pickle"),
+    ],
+)
+def test_what_a_ckpt_file_really_is(tmp_path: Path, use: Any, content: bytes, said: str) -> None:
+    for mmap in (True, False):
+        use(mmap=mmap)
+        text = refuse(tmp_path / "model.ckpt", content)
+        assert re.search(said, text), text
+        assert "running code" not in text and "weights_only" not in text
+
+
+def test_a_zip_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    bomb = zipped({"model/data.pkl": b"\x80\x02" + bytes(50_000_000)}, zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 100_000
+    (tmp_path / "bomb.ckpt").write_bytes(bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match=r"bomb.ckpt.*\(50000002 bytes in \d+\)"):
+            load_torch_file(tmp_path / "bomb.ckpt")
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_pickles_of_all_shapes(tmp_path: Path) -> None:

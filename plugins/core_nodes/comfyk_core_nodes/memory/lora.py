@@ -247,7 +247,7 @@ def _some(keys: list[str]) -> str:
 def _parts(model: ModelPatcher | None, clip: TextEncoders | None) -> str:
     """What a LoRA is wanted for, in words."""
     config = getattr(model.model, "model_config", None) if model is not None else None
-    family = "this model" if config is None else _FAMILIES.get(config.name, config.name)
+    family = "this model" if config is None else _FAMILIES.get(config.name, str(config.name))
     if model is None:
         return "the text encoders"
     return family if clip is None else f"{family} and its text encoders"
