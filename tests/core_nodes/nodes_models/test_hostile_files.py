@@ -267,5 +267,38 @@ def test_embeddings(
         caplog.clear()
         ((text, _),) = out("CLIPTextEncode", text=f"a embedding:{name} house", clip=clip)
         assert name in caplog.text, name
+        assert "weights_only" not in caplog.text, caplog.text
         torch.testing.assert_close(text, plain)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_tensors_that_are_no_vectors(
+    app: App, out: Out, put: Callable[..., str], states: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A number beside the vectors is passed over; a file without vectors is left out."""
+    _, clip, _ = out("CheckpointLoaderSimple", ckpt_name=put("checkpoints", "t.safetensors", states("sd1")))
+    ((plain, _),) = out("CLIPTextEncode", text="a  house", clip=clip)
+    number, vectors, cube = torch.tensor(1.0), torch.ones(2, 64), torch.ones(1, 1, 64)
+    odd: dict[str, Any] = {
+        "number.safetensors": {"a": number},
+        "cube.safetensors": {"a": cube},
+        "own.pt": {"clip_l": number},
+        "text.pt": {"clip_l": "no tensor"},
+        "list.pt": [{"a": number}],
+        "number.pt": number,
+        "bundle.pt": {"bundle_emb.a.clip_l": number},
+        "a1111.pt": {"string_to_param": {"*": number}},
+    }
+    for name, state in odd.items():
+        caplog.clear()
+        put("embeddings", name, state) if name.endswith(".safetensors") else torch.save(
+            state, app.folders.paths("embeddings")[0] / name
+        )
+        ((text, _),) = out("CLIPTextEncode", text=f"a embedding:{name} house", clip=clip)
+        assert f"{name} is left out: no vectors in it" in caplog.text, name
+        torch.testing.assert_close(text, plain)
+    put("embeddings", "good.safetensors", {"a_step": number, "b": vectors})
+    caplog.clear()
+    ((text, _),) = out("CLIPTextEncode", text="a embedding:good.safetensors house", clip=clip)
+    assert "left out" not in caplog.text
+    assert not torch.equal(text, plain)
