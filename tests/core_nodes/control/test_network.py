@@ -65,6 +65,8 @@ def test_sdxl(save: Callable[..., Path], draw: Callable[..., Tensor]) -> None:
         assert same(network(x, hint, TIMESTEPS, text, y), expected)
     with pytest.raises(ValueError, match="SDXL"):
         network(x, hint, TIMESTEPS, text)
+    with pytest.raises(ValueError, match=r"a vector of 64 numbers; this model's has 56: .* model's family"):
+        network(x, hint, TIMESTEPS, text, y[:, :56])
 
 
 def test_text_of_another_family_is_named(
@@ -73,6 +75,14 @@ def test_text_of_another_family_is_named(
     network = network_of(save(sd1_control.state_dict()))
     with pytest.raises(ValueError, match=r"24 channels; this model's has 32"):
         network(draw(1, 4, 8, 8), draw(1, 3, 64, 64), TIMESTEPS[:1], draw(1, 5, 32))
+
+
+def test_a_net_for_sd1_on_a_model_with_a_vector(
+    sd1_control: ControlNetModel, save: Callable[..., Path], draw: Callable[..., Tensor]
+) -> None:
+    network = network_of(save(sd1_control.state_dict()))
+    with pytest.raises(ValueError, match=r"for SD 1\.x, and the model takes a vector of 56 numbers"):
+        network(draw(1, 4, 8, 8), draw(1, 3, 64, 64), TIMESTEPS[:1], draw(1, 5, TEXT), draw(1, 56))
 
 
 def test_small_sdxl_net_without_attention_to_text(

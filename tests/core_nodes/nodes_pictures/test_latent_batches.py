@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -212,9 +213,11 @@ def test_hostile_files(app: App, out: Out) -> None:
     save_file({"weight": torch.ones(3)}, app.folders.input / "model.latent")
     with pytest.raises(ModelFileError, match=r"model\.latent.*found a file with weight"):
         out("LoadLatent", latent="model.latent")
-    save_file({"latent_tensor": torch.ones(3)}, app.folders.input / "flat.latent")
-    with pytest.raises(ModelFileError, match=r"flat\.latent.*a tensor of the shape \[3\]"):
-        out("LoadLatent", latent="flat.latent")
+    for shape in ((3,), (1, 4, 1, 1, 8, 8)):
+        save_file({"latent_tensor": torch.ones(shape)}, app.folders.input / "flat.latent")
+        found = re.escape(f"a tensor of the shape {list(shape)}, not [batch, channels, ...]")
+        with pytest.raises(ModelFileError, match=rf"flat\.latent.*{found}"):
+            out("LoadLatent", latent="flat.latent")
 
 
 def test_output_pictures_are_loaded(app: App, run: Out, out: Out) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from comfyk_core_nodes.control.union import union_of
 from comfyk_core_nodes.models.detection import unet_config
 from comfyk_core_nodes.models.layers import Conv2d
+from comfyk_core_nodes.models.parts import text_width
 from comfyk_core_nodes.models.unet import (
     Control,
     UNetShape,
@@ -39,6 +40,13 @@ class ControlNetModel(nn.Module):
         self.model_channels = shape.model_channels
         self.context_dim = shape.context_dim
         self.num_classes = shape.num_classes
+        self.adm_in_channels = shape.adm_in_channels
+        self.for_sd1 = (
+            shape.num_classes is None
+            and shape.context_dim is not None
+            and not shape.use_linear_in_transformer
+        )
+        """SD 1.x takes no vector; of SD 2.x, whose attention is entered by linear layers, unCLIP does."""
         self.time_embed, label = embedding_layers(shape, device)
         if label is not None:
             self.label_emb = label
@@ -69,17 +77,11 @@ class ControlNetModel(nn.Module):
         `hint` is `[1 or B, C', H, W]`; for a union ControlNet with several types one for each, `[N, B, C', H, W]`.
         Raises ValueError for a context or vector of another family of models.
         """
-        if context is not None and self.context_dim not in (None, context.shape[-1]):
-            raise ValueError(
-                f"this ControlNet is for models whose text has {self.context_dim} channels; "
-                f"this model's has {context.shape[-1]}: they are of different families"
-            )
+        self._check_family(context, y)
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
         if self.union is not None:
             emb = emb + self.union.embed(control_type, emb)
         if self.num_classes is not None:
-            if y is None:
-                raise ValueError("this ControlNet is for SDXL, and the model is of another family")
             emb = emb + self.label_emb(y)
         guided = self._embed_hint(hint, control_type)
 
@@ -92,6 +94,30 @@ class ControlNetModel(nn.Module):
             residuals.append(zero_conv(h))
         h = self.middle_block(h, emb, context)
         return {"input": [], "middle": [self.middle_block_out(h)], "output": residuals}
+
+    def _check_family(self, context: Tensor | None, y: Tensor | None) -> None:
+        advice = "they are of different families; take a ControlNet of the model's family"
+        if context is not None and self.context_dim is not None and context.shape[-1] != self.context_dim:
+            raise ValueError(
+                f"this ControlNet is for models whose text has {text_width(self.context_dim)}; "
+                f"this model's has {text_width(context.shape[-1])}: {advice}"
+            )
+        if self.num_classes is not None and y is None:
+            raise ValueError(
+                f"this ControlNet is for SDXL, and the model takes no vector as SDXL does: {advice}"
+            )
+        if y is None or y.ndim < 2:
+            return
+        if self.for_sd1:
+            raise ValueError(
+                f"this ControlNet is for SD 1.x, and the model takes a vector of {y.shape[-1]} numbers, as SDXL "
+                f"and its refiner do: {advice}"
+            )
+        if self.num_classes is not None and self.adm_in_channels not in (None, y.shape[-1]):
+            raise ValueError(
+                f"this ControlNet is for models with a vector of {self.adm_in_channels} numbers; "
+                f"this model's has {y.shape[-1]}: {advice}"
+            )
 
     def _embed_hint(self, hint: Tensor, control_type: Sequence[int]) -> Tensor:
         if self.union is None or not control_type:

@@ -45,6 +45,8 @@ def load_latent(path: Path) -> Tensor:
             samples = file.get_tensor(_TENSOR).to(torch.float32, copy=True)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(path, expected, f"a file that cannot be read ({error})") from error
-    if samples.ndim < 3 or not samples.numel():
-        raise ModelFileError(path, expected, f"a tensor of the shape {list(samples.shape)}")
+    if not 3 <= samples.ndim <= 5 or not samples.numel():
+        raise ModelFileError(
+            path, expected, f"a tensor of the shape {list(samples.shape)}, not [batch, channels, ...]"
+        )
     return samples if _UNSCALED in keys else samples * (1.0 / _OLD_SCALE)
