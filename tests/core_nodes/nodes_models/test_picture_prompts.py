@@ -230,3 +230,16 @@ def test_unclip(
     assert torch.equal(once, latent(shown(text, 1.0, 0.1))), "the noise of the pictures is the seed's"
     assert torch.equal(plain, latent(shown(text, 0.0, 0.1)))
     assert not torch.equal(once, latent(shown(shown(text, 1.0, 0.1), 0.5, 0.0)))
+
+    other = SimpleNamespace(image_embeds=torch.zeros(1, 2 * PROJECTION))
+    wrong = out(
+        "unCLIPConditioning",
+        conditioning=text,
+        clip_vision_output=other,
+        strength=1.0,
+        noise_augmentation=0.0,
+    )
+    with pytest.raises(
+        ValueError, match=r"has 96 numbers, and this model \(sd21_unclip\) takes 48: .* CLIP vision"
+    ):
+        latent(wrong)

@@ -309,6 +309,13 @@ class SD21UNCLIP(BaseModel):
         pictures, device = kwargs.get("unclip_conditioning"), kwargs["device"]
         if pictures is None:
             return torch.zeros((1, self.adm_channels), device=device)
+        for picture in pictures:
+            width = picture["clip_vision_output"].image_embeds.shape[-1]
+            if 2 * width != self.adm_channels:
+                raise ValueError(
+                    f"the picture's embedding has {width} numbers, and this model ({self.model_config.name}) "
+                    f"takes {self.adm_channels // 2}: use the CLIP vision model of the same checkpoint"
+                )
         merge = kwargs.get("unclip_noise_augment_merge", 0.05)
         return unclip_vector(pictures, device, self.noise_augmentor, merge, kwargs.get("seed", 0) - 10)
 
