@@ -21,8 +21,9 @@ def _apply(
     from comfyk_core_nodes.memory.lora import apply_lora
     from comfyk_core_nodes.models.state_dict import load_torch_file
 
-    weights, _ = load_torch_file(model_path("loras", name))
-    return apply_lora(model, clip, weights, strength_model, strength_clip, name)
+    path = model_path("loras", name)
+    weights, _ = load_torch_file(path)
+    return apply_lora(model, clip, weights, strength_model, strength_clip, path)
 
 
 class LoraLoader(io.ComfyNode):
