@@ -59,6 +59,20 @@ def load(out: Out, put: Callable[..., str], states: Callable[[str], File]) -> Lo
         ("VAEEncode", {"pixels": PICTURE, "vae": None}, "there is no VAE"),
         ("VAEEncodeTiled", {"pixels": PICTURE, "vae": None, **TILES}, "there is no VAE"),
         (
+            "GLIGENTextBoxApply",
+            {
+                "conditioning_to": PROMPT,
+                "clip": None,
+                "gligen_textbox_model": None,
+                "text": "a cat",
+                "width": 64,
+                "height": 64,
+                "x": 0,
+                "y": 0,
+            },
+            "there is no text encoder",
+        ),
+        (
             "VAEEncodeForInpaint",
             {"pixels": PICTURE, "vae": None, "mask": MASK, "grow_mask_by": 6},
             "there is no VAE",

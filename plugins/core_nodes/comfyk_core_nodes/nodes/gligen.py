@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfyk import io
 
+from comfyk_core_nodes.models.parts import present
 from comfyk_core_nodes.nodes.files import model_names, model_path
 from comfyk_core_nodes.nodes.limits import MAX_RESOLUTION
 
@@ -78,6 +79,7 @@ class GLIGENTextBoxApply(io.ComfyNode):
     ) -> io.NodeOutput:
         from comfyk_core_nodes.conditioning.edit import add_gligen_box
 
+        clip = present(clip, "CLIP")
         _, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled="unprojected")
         edited = add_gligen_box(conditioning_to, gligen_textbox_model, pooled, width, height, x, y)
         return io.NodeOutput(edited)
