@@ -46,6 +46,10 @@ def warm_up() -> None:
         import torch
         from PIL import Image
 
+        from comfyk_core_nodes.models import bpe, checkpoint  # noqa: F401
+        from comfyk_core_nodes.sampling import latents  # noqa: F401
+
+        bpe.clip_tokenizer()
         Image.preinit()
         if torch.cuda.is_available():
             torch.cuda.init()
