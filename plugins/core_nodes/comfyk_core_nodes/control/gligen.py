@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from comfyk_core_nodes.memory import device as devices
 from comfyk_core_nodes.memory.dtypes import compute_dtype, unet_dtype
 from comfyk_core_nodes.models.attention import CrossAttention, FeedForward
-from comfyk_core_nodes.models.checkpoint import describe
+from comfyk_core_nodes.models.describe import describe
 from comfyk_core_nodes.models.layers import LayerNorm, Linear
 from comfyk_core_nodes.models.state_dict import (
     ModelFileError,

@@ -17,7 +17,7 @@ from comfyk_core_nodes.control.network import ControlNetModel, controlnet_config
 from comfyk_core_nodes.control.t2i_adapter import T2IAdapter
 from comfyk_core_nodes.memory import device as devices
 from comfyk_core_nodes.memory.dtypes import compute_dtype, unet_dtype
-from comfyk_core_nodes.models.checkpoint import describe
+from comfyk_core_nodes.models.describe import describe
 from comfyk_core_nodes.models.state_dict import (
     ModelFileError,
     StateDict,

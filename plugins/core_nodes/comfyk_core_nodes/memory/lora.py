@@ -14,7 +14,7 @@ from comfyk_core_nodes.memory.adapters import WeightAdapter
 from comfyk_core_nodes.memory.lora_keys import KeyMap, clip_key_map, unet_key_map
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.memory.residency import residency_of
-from comfyk_core_nodes.models.checkpoint import LORA, describe
+from comfyk_core_nodes.models.describe import LORA, describe
 from comfyk_core_nodes.models.state_dict import ModelFileError
 
 log = logging.getLogger(__name__)
@@ -36,16 +36,6 @@ _UP_DOWN = (
 _SHOWN = 5
 """Keys that are named in a message."""
 
-
-_FAMILIES = {
-    "sd1": "Stable Diffusion 1.x",
-    "sd2": "Stable Diffusion 2.x",
-    "sd21_unclip": "Stable Diffusion 2.1 unCLIP",
-    "sdxl": "SDXL",
-    "sdxl_refiner": "the SDXL refiner",
-    "sd_x4_upscaler": "the Stable Diffusion x4 upscaler",
-}
-"""The families of `models.families`, in words."""
 
 _FOR_TEXT = ("lora_te", "lora_prior_te", "text_encoder")
 """How the keys for text encoders begin, in the spellings of every trainer."""
@@ -246,10 +236,10 @@ def _some(keys: list[str]) -> str:
 
 def _parts(model: ModelPatcher | None, clip: TextEncoders | None) -> str:
     """What a LoRA is wanted for, in words."""
-    config = getattr(model.model, "model_config", None) if model is not None else None
-    family = "this model" if config is None else _FAMILIES.get(config.name, str(config.name))
     if model is None:
         return "the text encoders"
+    config = getattr(model.model, "model_config", None)
+    family = "this model" if config is None else config.title
     return family if clip is None else f"{family} and its text encoders"
 
 

@@ -231,9 +231,8 @@ class Residency:
             dtype = wanted.kept_dtype(home)
             patches, wrappers = split_changes(goal.changes.get(name, []))
             tensor = wanted.device.put(home, dtype)
-            if (
-                patches
-            ):  # of what is kept, as ComfyUI has it: from the file's own precision another picture would come
+            if patches:
+                # Of what is kept, as ComfyUI has it: from the file's own precision another picture would come.
                 tensor = _patched(module, tensor, patches, key, dtype)
             for wrapper in wrappers:
                 tensor = wrapper(tensor)

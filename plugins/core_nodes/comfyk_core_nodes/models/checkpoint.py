@@ -21,6 +21,7 @@ from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.models import base_model, layouts, text_encoder
 from comfyk_core_nodes.models.base_model import BaseModel, ModelType
 from comfyk_core_nodes.models.clip import CLIP, tokenizer_for
+from comfyk_core_nodes.models.describe import describe
 from comfyk_core_nodes.models.detection import unet_config, unet_prefix
 from comfyk_core_nodes.models.diffusers_keys import diffusers_unet_to_original
 from comfyk_core_nodes.models.families import ModelConfig, model_config
@@ -51,15 +52,6 @@ _HABITS = {
     "clip_g": text_encoder.CLIP_G,
 }
 _MARKS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
-
-LORA = "a LoRA (put it in models/loras)"
-"""What `describe` calls one."""
-_LORA_MARKS = (
-    *("lora_up", "lora_down", "lora_A", "lora_B", "lora_unet_", "lora_te", "lora.up.", "lora.down."),
-    *("lora_linear_layer", "lycoris_", "hada_w1", "lokr_w1", "lokr_w2", "oft_blocks"),
-)
-_BESIDE_UNET = ("first_stage_model.", "cond_stage_model.", "conditioner.")
-"""Where the VAE and the text encoders are in a whole checkpoint."""
 
 
 @dataclass
@@ -100,7 +92,7 @@ def load_checkpoint(
             if texts:
                 found.clip = _clip(texts, embedding_directories)
     except ValueError as error:
-        raise ModelFileError(path, f"a checkpoint of the family {config.name}", str(error)) from error
+        raise ModelFileError(path, f"a checkpoint of {config.title}", str(error)) from error
     if config.clip_vision_prefix is not None:
         found.clip_vision_state = with_prefix(state, config.clip_vision_prefix)
     return found
@@ -124,7 +116,7 @@ def load_diffusion_model(path: Path, model_options: Mapping[str, Any] | None = N
     try:
         return _diffusion_model(config, unet_state, model_options or {})
     except ValueError as error:
-        raise ModelFileError(path, f"a UNet of the family {config.name}", str(error)) from error
+        raise ModelFileError(path, f"a UNet of {config.title}", str(error)) from error
 
 
 def load_clip(paths: Sequence[Path], embedding_directories: Sequence[str] = ()) -> CLIP:
@@ -153,36 +145,6 @@ def load_vae(path: Path) -> VAE:
         return VAE(state, metadata=metadata)
     except ValueError as error:
         raise ModelFileError(path, "an autoencoder (VAE)", f"{describe(state)}; {error}") from error
-
-
-def describe(state: Mapping[str, Tensor]) -> str:
-    """What a state dict looks like to somebody who expected something else."""
-    unet = "model.diffusion_model.input_blocks."
-    if any(key.startswith(unet) for key in state) and any(key.startswith(_BESIDE_UNET) for key in state):
-        return "a whole checkpoint of Stable Diffusion (put it in models/checkpoints)"
-    kinds = (
-        (LORA, _LORA_MARKS),
-        (
-            "a ControlNet (put it in models/controlnet)",
-            ("control_model.", "controlnet_cond_embedding", "zero_convs."),
-        ),
-        ("a VAE (put it in models/vae)", ("decoder.conv_in", "decoder.mid.")),
-        ("a UNet alone (put it in models/diffusion_models)", ("input_blocks.0.0", "down_blocks.0.")),
-        (
-            "a transformer model, as SD3 and Flux are",
-            ("joint_blocks.", "double_blocks.", "transformer_blocks.0.attn"),
-        ),
-        (
-            "a text encoder (put it in models/text_encoders)",
-            ("text_model.encoder.", "resblocks.", "encoder.block."),
-        ),
-        ("an upscale model (put it in models/upscale_models)", ("RRDB_trunk", "body.0.rdb", "conv_first")),
-    )
-    for name, marks in kinds:
-        if any(mark in key for key in state for mark in marks):
-            return name
-    some = ", ".join(list(state)[:3])
-    return f"{len(state)} tensors of something else ({some} ...)" if state else "no tensors"
 
 
 def _model_config(

@@ -22,6 +22,7 @@ class ModelConfig:
     """What a checkpoint was found to be. The attribute names are the field's."""
 
     name: str
+    """Of its family: a key, not for people."""
     unet_config: dict[str, Any]
     latent_format: LatentFormat
     prediction: str
@@ -33,15 +34,21 @@ class ModelConfig:
     supported_inference_dtypes: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16, torch.float32)
 
     @property
+    def title(self) -> str:
+        """Its family in words, for messages."""
+        return next((family.title for family in FAMILIES if family.name == self.name), self.name)
+
+    @property
     def is_inpainting(self) -> bool:
         return self.unet_config["in_channels"] == 9
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One row. `matches` is given `unet_config`; the first row that matches counts."""
+    """One row. `title` is for people; `matches` is given `unet_config`; the first row that matches counts."""
 
     name: str
+    title: str
     matches: Callable[[Mapping[str, Any]], bool]
     text_encoders: tuple[str, ...]
     latent_format: type[LatentFormat] = latent_formats.SD15
@@ -66,6 +73,7 @@ def _is_refiner(config: Mapping[str, Any]) -> bool:
 FAMILIES = (
     Family(
         "sd_x4_upscaler",
+        "the Stable Diffusion x4 upscaler",
         lambda c: c["in_channels"] == 7 and isinstance(c.get("num_classes"), int),
         ("clip_h",),
         latent_formats.SD_X4,
@@ -73,14 +81,21 @@ FAMILIES = (
     ),
     Family(
         "sd21_unclip",
+        "Stable Diffusion 2.1 unCLIP",
         lambda c: _vector(c) and _starts_with_attention(c),
         ("clip_h",),
         clip_vision_prefix="embedder.model.visual.",
     ),
-    Family("sdxl_refiner", lambda c: _vector(c) and _is_refiner(c), ("clip_g",), latent_formats.SDXL),
-    Family("sdxl", _vector, ("clip_l", "clip_g"), latent_formats.SDXL, memory_usage_factor=0.8),
-    Family("sd2", lambda c: c["use_linear_in_transformer"], ("clip_h",)),
-    Family("sd1", lambda c: c["context_dim"] is not None, ("clip_l",)),
+    Family(
+        "sdxl_refiner",
+        "the SDXL refiner",
+        lambda c: _vector(c) and _is_refiner(c),
+        ("clip_g",),
+        latent_formats.SDXL,
+    ),
+    Family("sdxl", "SDXL", _vector, ("clip_l", "clip_g"), latent_formats.SDXL, memory_usage_factor=0.8),
+    Family("sd2", "Stable Diffusion 2.x", lambda c: c["use_linear_in_transformer"], ("clip_h",)),
+    Family("sd1", "Stable Diffusion 1.x", lambda c: c["context_dim"] is not None, ("clip_l",)),
 )
 
 

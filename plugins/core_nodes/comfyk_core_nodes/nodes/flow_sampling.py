@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
 
 
+def _shift(default: float) -> io.Float.Input:
+    return io.Float.Input(
+        "shift",
+        default=default,
+        min=0.0,
+        max=100.0,
+        step=0.01,
+        tooltip="Higher ones spend more of the steps where there is much noise.",
+    )
+
+
 def _flow(model: ModelPatcher, shift: float, multiplier: float) -> ModelPatcher:
     """Rectified flow with shifted times; a scale of the noise that the model has stays."""
     from comfyk_core_nodes.sampling import model_sampling, prediction
@@ -39,14 +50,7 @@ class ModelSamplingSD3(io.ComfyNode):
             description="The shift of the levels of noise of flow models, such as Stable Diffusion 3.",
             inputs=[
                 io.Model.Input("model"),
-                io.Float.Input(
-                    "shift",
-                    default=3.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Higher ones spend more of the steps where there is much noise.",
-                ),
+                _shift(3.0),
             ],
             outputs=[io.Model.Output()],
         )
@@ -68,14 +72,7 @@ class ModelSamplingAuraFlow(io.ComfyNode):
             description="The shift of the levels of noise of AuraFlow and its kin.",
             inputs=[
                 io.Model.Input("model"),
-                io.Float.Input(
-                    "shift",
-                    default=1.73,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Higher ones spend more of the steps where there is much noise.",
-                ),
+                _shift(1.73),
             ],
             outputs=[io.Model.Output()],
         )

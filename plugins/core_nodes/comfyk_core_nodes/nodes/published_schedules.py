@@ -5,6 +5,17 @@ from __future__ import annotations
 from comfyk import io
 
 
+def _denoise() -> io.Float.Input:
+    return io.Float.Input(
+        "denoise",
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip="Only the last share of the steps; 0 gives none.",
+    )
+
+
 class AlignYourStepsScheduler(io.ComfyNode):
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_align_your_steps"
 
@@ -18,14 +29,7 @@ class AlignYourStepsScheduler(io.ComfyNode):
             inputs=[
                 io.Combo.Input("model_type", options=("SD1", "SDXL", "SVD")),
                 io.Int.Input("steps", default=10, min=1, max=10000),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Only the last share of the steps; 0 gives none.",
-                ),
+                _denoise(),
             ],
             outputs=[io.Sigmas.Output()],
         )
@@ -57,14 +61,7 @@ class GITSScheduler(io.ComfyNode):
                     tooltip="Lower ones put more steps where there is much noise.",
                 ),
                 io.Int.Input("steps", default=10, min=2, max=1000),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Only the last share of the steps; 0 gives none.",
-                ),
+                _denoise(),
             ],
             outputs=[io.Sigmas.Output()],
         )
@@ -88,14 +85,7 @@ class OptimalStepsScheduler(io.ComfyNode):
             inputs=[
                 io.Combo.Input("model_type", options=("FLUX", "Wan", "Chroma")),
                 io.Int.Input("steps", default=20, min=3, max=1000),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Only the last share of the steps; 0 gives none.",
-                ),
+                _denoise(),
             ],
             outputs=[io.Sigmas.Output()],
         )

@@ -33,20 +33,10 @@ def calc_cond_batch(
     overlap, they are averaged by weight; its `default` ones fill what the others leave.
     Raises `comfyk.context.Interrupted` before a forward pass when the job was asked to stop.
     """
+    calculate = wrapped("calc_cond_batch", model_options.get("transformer_options"), _calc)
     handler = model_options.get("context_handler")
     if handler is not None and handler.should_use_context(model, conds, x_in, timestep, model_options):
-        return handler.execute(_wrapped_calc, model, conds, x_in, timestep, model_options)
-    return _wrapped_calc(model, conds, x_in, timestep, model_options)
-
-
-def _wrapped_calc(
-    model: Any,
-    conds: Sequence[Sequence[Cond] | None],
-    x_in: Tensor,
-    timestep: Tensor,
-    model_options: dict[str, Any],
-) -> list[Tensor]:
-    calculate = wrapped("calc_cond_batch", model_options.get("transformer_options"), _calc)
+        return handler.execute(calculate, model, conds, x_in, timestep, model_options)
     return calculate(model, conds, x_in, timestep, model_options)
 
 

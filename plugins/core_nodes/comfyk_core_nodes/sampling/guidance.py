@@ -25,6 +25,7 @@ from comfyk_core_nodes.sampling.prepare import (
     prepare_mask,
     prepare_sampling,
     process_conds,
+    to_model_scale,
 )
 from comfyk_core_nodes.sampling.regions import Cond
 
@@ -192,9 +193,7 @@ class CFGGuider:
         latent_shapes: Sequence[torch.Size] | None = None,
     ) -> Tensor:
         """The run itself, with the model loaded and all tensors on `device`."""
-        # An empty latent stands for no picture, in whatever scale the model has.
-        if torch.count_nonzero(latent_image) > 0:
-            latent_image = self.inner_model.process_latent_in(latent_image)
+        latent_image = to_model_scale(self.inner_model, latent_image)
         self.conds = process_conds(
             self.inner_model,
             noise,

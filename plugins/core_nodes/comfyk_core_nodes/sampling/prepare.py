@@ -33,6 +33,11 @@ def convert_cond(conditioning: Sequence[Sequence[Any]]) -> list[Cond]:
     return converted
 
 
+def to_model_scale(model: Any, latent: Tensor) -> Tensor:
+    """A latent in the scale that the model has. An empty one stands for no picture, in whatever scale."""
+    return model.process_latent_in(latent) if torch.count_nonzero(latent) > 0 else latent
+
+
 def process_conds(
     model: Any,
     noise: Tensor,

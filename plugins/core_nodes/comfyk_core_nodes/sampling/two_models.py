@@ -11,7 +11,7 @@ from torch import Tensor
 
 from comfyk_core_nodes.sampling.cond_batch import calc_cond_batch
 from comfyk_core_nodes.sampling.guidance import CFGGuider, Sampler, StepCallback, cfg_function, running
-from comfyk_core_nodes.sampling.prepare import clean_up, prepare_sampling, process_conds
+from comfyk_core_nodes.sampling.prepare import clean_up, prepare_sampling, process_conds, to_model_scale
 from comfyk_core_nodes.sampling.regions import Cond
 
 
@@ -56,15 +56,12 @@ class TwoModelGuider(CFGGuider):
     ) -> Tensor:
         model = self._negative_model
         if model is not None:
-            latent = latent_image
-            if torch.count_nonzero(latent) > 0:
-                latent = model.process_latent_in(latent)
             self._negative = process_conds(
                 model,
                 noise,
                 {"negative": self._negative},
                 device,
-                latent,
+                to_model_scale(model, latent_image),
                 denoise_mask,
                 seed,
                 latent_shapes=latent_shapes,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.models.checkpoint import describe
+from comfyk_core_nodes.models.describe import describe
 from comfyk_core_nodes.models.state_dict import ModelFileError, StateDict, load_torch_file, with_prefix
 from comfyk_core_nodes.networks import Path, build, managed, reading
 from comfyk_core_nodes.upscaling.compact import CompactNet, is_compact

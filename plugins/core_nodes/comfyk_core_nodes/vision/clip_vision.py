@@ -12,7 +12,7 @@ from torch import Tensor
 
 from comfyk_core_nodes.memory import device as devices
 from comfyk_core_nodes.memory.dtypes import text_encoder_dtype
-from comfyk_core_nodes.models.checkpoint import describe
+from comfyk_core_nodes.models.describe import describe
 from comfyk_core_nodes.models.state_dict import (
     ModelFileError,
     StateDict,

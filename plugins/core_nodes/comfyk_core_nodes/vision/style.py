@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.models.checkpoint import describe
+from comfyk_core_nodes.models.describe import describe
 from comfyk_core_nodes.models.layers import LayerNorm, Linear
 from comfyk_core_nodes.models.state_dict import ModelFileError, load_torch_file
 from comfyk_core_nodes.networks import Path, build, managed, reading
