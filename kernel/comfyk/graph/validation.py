@@ -121,9 +121,7 @@ async def validate_prompt(
         node_id: {
             "errors": errors[node_id],
             "dependent_outputs": behind.get(node_id, []),
-            "class_type": class_type
-            if isinstance(class_type := prompt[node_id].get("class_type"), str)
-            else "",
+            "class_type": _class_of(prompt[node_id]) or "",
         }
         for node_id in [*order, *(node_id for node_id in missing if node_id not in behind)]
         if node_id in errors
@@ -154,13 +152,19 @@ async def validate_prompt(
     return ValidPrompt(good, node_errors)
 
 
+def _class_of(node: Mapping[str, Any]) -> str | None:
+    """The class that a node names, if what it names can be one."""
+    class_type = node.get("class_type")
+    return class_type if isinstance(class_type, str) else None
+
+
 def _unknown_nodes(prompt: Prompt, nodes: NodeRegistry) -> dict[str, Error]:
     """The nodes whose class is not installed, with the error of each."""
     found: dict[str, Error] = {}
     for node_id, node in prompt.items():
-        class_type = node.get("class_type")
-        if isinstance(class_type, str) and class_type in nodes:
+        if (known := _class_of(node)) is not None and known in nodes:
             continue
+        class_type = node.get("class_type")
         meta = node.get("_meta")
         title = meta.get("title") if isinstance(meta, dict) else None
         if class_type is None:

@@ -14,7 +14,7 @@ _Key = tuple[float, int, str]
 class WaitingJobs:
     """A priority queue: the lowest `number` first, equal numbers in the order they came.
 
-    Each change costs O(log n). What was taken out or given another place leaves its old key in the heap, where
+    `push` and `pop` cost O(log n). What was taken out or given another place leaves its old key in the heap, where
     `pop` passes over it.
     """
 

@@ -50,13 +50,19 @@ class FileAnswer(web.FileResponse):
     async def prepare(self, request: web.BaseRequest) -> Any:
         """Heed an `If-Range` that is a tag (aiohttp knows dates): a part only of what the client has the rest of."""
         tag = _ETAG.fullmatch(request.headers.get("If-Range", "").strip())
-        if tag is not None and request.method == "GET":
-            stat = await asyncio.to_thread(self._file.stat)
-            if tag[0] != f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"':
-                headers = request.headers.copy()
-                headers.popall("Range", None)
-                request = request.clone(headers=headers)
+        if tag is not None and request.method == "GET" and tag[0] != await asyncio.to_thread(self._tag):
+            headers = request.headers.copy()
+            headers.popall("Range", None)
+            request = request.clone(headers=headers)
         return await super().prepare(request)
+
+    def _tag(self) -> str | None:
+        """The `ETag` that aiohttp gives the file; None when it is gone, which aiohttp answers with 404."""
+        try:
+            stat = self._file.stat()
+        except OSError:
+            return None
+        return f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
 
     def _get_file_path_stat_encoding(self, accept_encoding: str) -> Any:
         return super()._get_file_path_stat_encoding("")

@@ -84,7 +84,8 @@ class NodeProblem(Part):
 
 class NodeError(Part):
     errors: list[NodeProblem]
-    class_type: str | None
+    class_type: str
+    """Empty where the node names none."""
     dependent_outputs: list[Any]
 
 
