@@ -201,9 +201,10 @@ class Schema:
     """Its `ui` results are kept and shown again as those of output nodes; it is not run for its own sake."""
     static: bool | None = None
     """Whether `define_schema` always gives the same. None: see `is_static`. comfyk's own."""
-    list_combos: bool = False
-    """Combos go on the wire as `[[options], {...}]`, as V1 nodes have them, for clients that read the options
-    of a well-known node there. comfyk's own."""
+    v1_form: bool = False
+    """`object_info` has the inputs as those of a class with `INPUT_TYPES`, for clients that know the node as one:
+    combos are `[[options], {...}]`, a text of one line does not say so, and an output node gets only the hidden
+    inputs that it asks for. comfyk's own."""
 
     @property
     def is_static(self) -> bool:
@@ -246,7 +247,7 @@ class Schema:
         implied: list[Hidden] = []
         if self.is_api_node:
             implied += [Hidden.auth_token_comfy_org, Hidden.api_key_comfy_org, Hidden.comfy_usage_source]
-        if self.is_output_node:
+        if self.is_output_node and not self.v1_form:
             implied += [Hidden.prompt, Hidden.extra_pnginfo]
         self.hidden += [one for one in implied if one not in self.hidden]
         for i, output in enumerate(self.outputs):
@@ -256,12 +257,12 @@ class Schema:
     def input_spec(self, one: Input) -> tuple[Any, dict[str, Any]]:
         """`(type, options)` of one input, as this schema puts it on the wire."""
         io_type, options = one.spec()
-        if not self.list_combos or io_type != "COMBO" or "options" not in options:
+        if not self.v1_form:
             return io_type, options
-        choices = options.pop("options")
-        if options.get("multiselect") is False:
-            del options["multiselect"]
-        return choices, options
+        for flag in ("multiline", "multiselect"):
+            if options.get(flag) is False:
+                del options[flag]
+        return (options.pop("options"), options) if "options" in options else (io_type, options)
 
     def input_types(self) -> dict[str, dict[str, Any]]:
         """`{"required": {id: (type, options)}, "optional": {...}, "hidden": {...}}`, options read now."""

@@ -44,7 +44,7 @@ def test_schema_is_the_reference(app: App, name: str) -> None:
             assert options["options"] == []
             expected = {**expected, "options": []}
         assert io_type == expected_type, input_name
-        assert options in (expected, {**expected, "multiline": False}), input_name
+        assert options == expected, input_name
     assert {group: list(names) for group, names in info["input_order"].items() if names} == groups
     assert info["description"]
 

@@ -85,9 +85,13 @@ def test_define_schema_is_called_anew_only_when_it_must_be():
     assert len(calls) == 1
 
 
-def test_list_combos():
-    schema = io.Schema("S", inputs=[io.Combo.Input("c", ("a", "b"), default="b")], list_combos=True)
-    assert schema.input_types() == {"required": {"c": (["a", "b"], {"default": "b"})}}
+def test_v1_form():
+    inputs = [io.Combo.Input("c", ("a", "b"), default="b"), io.String.Input("s", default="x")]
+    schema = io.Schema("S", inputs=inputs, is_output_node=True, v1_form=True)
+    schema.finalize()
+    assert schema.input_types() == {
+        "required": {"c": (["a", "b"], {"default": "b"}), "s": ("STRING", {"default": "x"})}
+    }
 
 
 def test_a_shared_hidden_list_does_not_grow():

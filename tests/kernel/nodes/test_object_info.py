@@ -110,7 +110,7 @@ def test_image_scale_in_both_forms():
         outputs=[io.Image.Output()],
         search_aliases=["resize", "resize image"],
         essentials_category="Image Tools",
-        list_combos=True,
+        v1_form=True,
     )
     inputs = {
         "required": {
@@ -195,8 +195,8 @@ def test_flags_in_both_forms():
 
 def test_a_combo_in_both_of_its_spellings():
     combo = {"multiselect": False, "options": ["a"], "default": "a"}
-    for list_combos, spelled in ((False, ("COMBO", combo)), (True, (["a"], {"default": "a"}))):
-        schema = io.Schema("C", inputs=[io.Combo.Input("c", ["a"], default="a")], list_combos=list_combos)
+    for v1_form, spelled in ((False, ("COMBO", combo)), (True, (["a"], {"default": "a"}))):
+        schema = io.Schema("C", inputs=[io.Combo.Input("c", ["a"], default="a")], v1_form=v1_form)
         assert entry(typed(schema)) == entry(v1("C", {"required": {"c": spelled}}, ()))
 
 

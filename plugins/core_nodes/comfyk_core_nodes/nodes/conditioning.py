@@ -252,7 +252,7 @@ class ConditioningSetMask(io.ComfyNode):
             category="model/conditioning/transform",
             description="Follows a conditioning where a mask is.",
             search_aliases=["masked prompt", "regional inpaint conditioning", "mask conditioning"],
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.Mask.Input("mask"),

@@ -31,7 +31,7 @@ class ControlNetLoader(io.ComfyNode):
             category="model/loaders",
             description="Loads a ControlNet, control-LoRA or T2I-Adapter.",
             search_aliases=["controlnet", "control net", "cn", "load controlnet", "controlnet loader"],
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Combo.Input("control_net_name", options=model_names("controlnet"))],
             outputs=[io.ControlNet.Output()],
         )
@@ -53,7 +53,7 @@ class DiffControlNetLoader(io.ComfyNode):
             display_name="Load ControlNet Model (diff)",
             category="model/loaders",
             description="Loads a ControlNet that is stored as the difference to a model.",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that it is the difference to."),
                 io.Combo.Input("control_net_name", options=model_names("controlnet")),

@@ -26,7 +26,7 @@ class GLIGENLoader(io.ComfyNode):
             display_name="Load GLIGEN Model",
             category="model/loaders",
             description="Loads a GLIGEN model.",
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Combo.Input("gligen_name", options=model_names("gligen"))],
             outputs=[io.Gligen.Output()],
         )

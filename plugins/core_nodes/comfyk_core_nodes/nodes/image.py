@@ -67,7 +67,7 @@ class ImageScale(io.ComfyNode):
                 "change size",
             ],
             essentials_category="Image Tools",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Image.Input("image"),
                 io.Combo.Input("upscale_method", options=METHODS),
@@ -99,7 +99,7 @@ class ImageScaleBy(io.ComfyNode):
             category="image/upscaling",
             description="Resizes pictures by a factor.",
             essentials_category="Image Tools",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Image.Input("image"),
                 io.Combo.Input("upscale_method", options=METHODS),

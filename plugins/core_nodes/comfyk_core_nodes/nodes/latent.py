@@ -82,7 +82,7 @@ class LatentUpscale(io.ComfyNode):
             category=_CATEGORY,
             description="Resizes latents. A width or height of 0 follows from the other one.",
             search_aliases=["enlarge latent", "resize latent"],
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Latent.Input("samples"),
                 io.Combo.Input("upscale_method", options=LATENT_METHODS),
@@ -123,7 +123,7 @@ class LatentUpscaleBy(io.ComfyNode):
             category=_CATEGORY,
             description="Resizes latents by a factor.",
             search_aliases=["enlarge latent", "resize latent", "scale latent"],
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Latent.Input("samples"),
                 io.Combo.Input("upscale_method", options=LATENT_METHODS),

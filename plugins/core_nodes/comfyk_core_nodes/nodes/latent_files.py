@@ -29,6 +29,7 @@ class SaveLatent(io.ComfyNode):
             category=_CATEGORY,
             description="Writes latents into the output folder, in a file that carries its workflow.",
             search_aliases=["export latent"],
+            v1_form=True,
             is_output_node=True,
             inputs=[
                 io.Latent.Input("samples"),
@@ -65,7 +66,7 @@ class LoadLatent(io.ComfyNode):
             category=_CATEGORY,
             description="Reads latents from a file in the input folder.",
             search_aliases=["import latent", "open latent"],
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Combo.Input("latent", options=latent_names)],
             outputs=[io.Latent.Output()],
         )

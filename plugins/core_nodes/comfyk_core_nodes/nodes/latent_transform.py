@@ -34,7 +34,7 @@ class LatentRotate(io.ComfyNode):
             display_name="Rotate Latent",
             category=_TRANSFORM,
             description="Turns latents clockwise.",
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Latent.Input("samples"), io.Combo.Input("rotation", options=tuple(ROTATIONS))],
             outputs=[io.Latent.Output()],
         )
@@ -58,7 +58,7 @@ class LatentFlip(io.ComfyNode):
             category=_TRANSFORM,
             description="Mirrors latents.",
             search_aliases=["mirror latent"],
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Latent.Input("samples"), io.Combo.Input("flip_method", options=tuple(FLIPS))],
             outputs=[io.Latent.Output()],
         )

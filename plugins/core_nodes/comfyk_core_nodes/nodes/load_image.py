@@ -70,7 +70,7 @@ class LoadImage(io.ComfyNode):
                 "image loader",
             ],
             essentials_category="Basics",
-            list_combos=True,
+            v1_form=True,
             inputs=[_image_input()],
             outputs=[io.Image.Output(), io.Mask.Output()],
         )
@@ -102,7 +102,7 @@ class LoadImageMask(io.ComfyNode):
             description="Reads one channel of a picture as a mask.",
             search_aliases=["import mask", "alpha mask", "channel mask"],
             essentials_category="Image Tools",
-            list_combos=True,
+            v1_form=True,
             inputs=[_image_input(), io.Combo.Input("channel", options=CHANNELS)],
             outputs=[io.Mask.Output()],
         )

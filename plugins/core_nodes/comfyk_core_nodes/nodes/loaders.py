@@ -122,7 +122,7 @@ class CheckpointLoaderSimple(io.ComfyNode):
             category="model/loaders",
             description="Loads the diffusion model, the text encoders and the VAE of a checkpoint.",
             search_aliases=["load model", "checkpoint", "model loader", "load checkpoint", "ckpt", "model"],
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Combo.Input(
                     "ckpt_name", options=model_names("checkpoints"), tooltip="A file in models/checkpoints."
@@ -159,7 +159,7 @@ class CheckpointLoader(io.ComfyNode):
             ),
             search_aliases=["load model", "model loader"],
             is_deprecated=True,
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Combo.Input("config_name", options=model_names("configs")),
                 io.Combo.Input("ckpt_name", options=model_names("checkpoints")),
@@ -189,7 +189,7 @@ class unCLIPCheckpointLoader(io.ComfyNode):
             display_name="Load unCLIP Checkpoint",
             category="model/loaders",
             description="Loads an unCLIP checkpoint, which also holds a CLIP vision model.",
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Combo.Input("ckpt_name", options=model_names("checkpoints"))],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output(), io.ClipVision.Output()],
         )
@@ -216,7 +216,7 @@ class DiffusersLoader(io.ComfyNode):
             description=("Loads a model in diffusers' layout: a folder with one for each of its networks."),
             search_aliases=["load diffusers model"],
             is_deprecated=True,
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Combo.Input("model_path", options=diffusers_folders)],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
@@ -239,7 +239,7 @@ class UNETLoader(io.ComfyNode):
             display_name="Load Diffusion Model",
             category="model/loaders",
             description="Loads a diffusion model from a file of its own.",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Combo.Input("unet_name", options=model_names("diffusion_models")),
                 io.Combo.Input(
@@ -282,7 +282,7 @@ class CLIPLoader(io.ComfyNode):
                 "Loads one text encoder from a file of its own. Stable Diffusion 1.x takes "
                 "CLIP-L, 2.x OpenCLIP-H, the SDXL refiner OpenCLIP-G."
             ),
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Combo.Input("clip_name", options=model_names("text_encoders")),
                 io.Combo.Input("type", options=CLIP_TYPES),
@@ -316,7 +316,7 @@ class DualCLIPLoader(io.ComfyNode):
             description=(
                 "Loads two text encoders from files of their own. SDXL takes CLIP-L and OpenCLIP-G."
             ),
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Combo.Input("clip_name1", options=model_names("text_encoders")),
                 io.Combo.Input("clip_name2", options=model_names("text_encoders")),
@@ -350,7 +350,7 @@ class VAELoader(io.ComfyNode):
                 "Loads a VAE from a file of its own. The TAESD ones are small and quick; "
                 "pixel_space takes pictures as they are."
             ),
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Combo.Input("vae_name", options=vae_names)],
             outputs=[io.Vae.Output()],
         )

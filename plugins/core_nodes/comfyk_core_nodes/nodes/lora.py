@@ -40,7 +40,7 @@ class LoraLoader(io.ComfyNode):
             ),
             search_aliases=["lora", "load lora", "apply lora", "lora loader", "lora model"],
             essentials_category="Image Generation",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Clip.Input("clip"),
@@ -92,7 +92,7 @@ class LoraLoaderModelOnly(io.ComfyNode):
             description="Adds a LoRA to the diffusion model alone. Several follow one another.",
             search_aliases=["lora", "load lora", "apply lora", "lora loader", "lora model"],
             essentials_category="Image Generation",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input("lora_name", options=model_names("loras"), tooltip="A file in models/loras."),

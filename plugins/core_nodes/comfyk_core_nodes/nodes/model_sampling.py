@@ -27,7 +27,7 @@ class ModelSamplingDiscrete(io.ComfyNode):
             display_name="ModelSamplingDiscrete",
             category="model/patch",
             description="Has a model taken to predict something else, as its training says.",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input(
@@ -73,7 +73,7 @@ class ModelSamplingContinuousEDM(io.ComfyNode):
             display_name="ModelSamplingContinuousEDM",
             category="model/patch",
             description="Levels of noise between two bounds, for models that were trained so.",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input(
@@ -124,7 +124,7 @@ class ModelSamplingContinuousV(io.ComfyNode):
             display_name="ModelSamplingContinuousV",
             category="model/patch",
             description=("Levels of noise between two bounds, for v-prediction models that were trained so."),
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input("sampling", options=("v_prediction",)),
@@ -195,7 +195,7 @@ class ModelComputeDtype(io.ComfyNode):
             category="advanced/debug",
             description="What a model computes in.",
             search_aliases=["model precision", "change dtype"],
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input("dtype", options=("default", "fp32", "fp16", "bf16"), advanced=True),
@@ -225,7 +225,7 @@ class ModelAttentionBackend(io.ComfyNode):
             display_name="ModelAttentionBackend",
             category="model/patch",
             description="How a model computes attention.",
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Model.Input("model"), io.Combo.Input("attention", options=("pytorch attention",))],
             outputs=[io.Model.Output()],
         )

@@ -52,6 +52,7 @@ class PreviewAny(io.ComfyNode):
             category="utilities",
             description="Shows a value as text.",
             search_aliases=["show output", "inspect", "debug", "print value", "show text"],
+            v1_form=True,
             is_output_node=True,
             inputs=[io.AnyType.Input("source")],
             outputs=[io.String.Output()],

@@ -26,7 +26,7 @@ class KSampler(io.ComfyNode):
             category="model/sampling",
             description="Denoises a latent: from noise to a picture that follows the prompts.",
             search_aliases=["sampler", "sample", "generate", "denoise", "diffuse", "txt2img", "img2img"],
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model", tooltip="What denoises."),
                 io.Int.Input(
@@ -119,7 +119,7 @@ class KSamplerAdvanced(io.ComfyNode):
             display_name="KSampler (Advanced)",
             category="model/sampling",
             description=("Denoises a latent from one step to another, for several models to share the work."),
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input(

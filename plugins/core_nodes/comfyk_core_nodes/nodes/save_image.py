@@ -81,6 +81,7 @@ class SaveImage(io.ComfyNode):
             description="Writes the pictures into the output folder, as PNG files that carry their workflow.",
             search_aliases=["save", "save image", "export image", "output image", "write image", "download"],
             essentials_category="Basics",
+            v1_form=True,
             is_output_node=True,
             inputs=[
                 io.Image.Input("images", tooltip="What to save."),
@@ -117,6 +118,7 @@ class PreviewImage(io.ComfyNode):
                 "image viewer",
             ],
             essentials_category="Basics",
+            v1_form=True,
             is_output_node=True,
             inputs=[io.Image.Input("images")],
             outputs=[io.Image.Output(display_name="images")],

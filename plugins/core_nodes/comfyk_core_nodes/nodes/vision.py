@@ -27,7 +27,7 @@ class CLIPVisionLoader(io.ComfyNode):
             display_name="Load CLIP Vision",
             category="model/loaders",
             description="Loads a CLIP vision model.",
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Combo.Input("clip_name", options=model_names("clip_vision"))],
             outputs=[io.ClipVision.Output()],
         )
@@ -49,7 +49,7 @@ class CLIPVisionEncode(io.ComfyNode):
             display_name="CLIP Vision Encode",
             category="model/conditioning",
             description="What a CLIP vision model sees in pictures.",
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.ClipVision.Input("clip_vision"),
                 io.Image.Input("image"),
@@ -78,7 +78,7 @@ class StyleModelLoader(io.ComfyNode):
             display_name="Load Style Model",
             category="model/loaders",
             description="Loads a style model.",
-            list_combos=True,
+            v1_form=True,
             inputs=[io.Combo.Input("style_model_name", options=model_names("style_models"))],
             outputs=[io.StyleModel.Output()],
         )
@@ -101,7 +101,7 @@ class StyleModelApply(io.ComfyNode):
             category="model/conditioning",
             description="Puts what was seen in a picture behind a prompt, for its style to be followed.",
             search_aliases=["style transfer"],
-            list_combos=True,
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.StyleModel.Input("style_model"),
