@@ -180,7 +180,8 @@ class Residency:
         self, units: Sequence[tuple[str, nn.Module]], goals: Mapping[str, ModuleState], threads: int
     ) -> None:
         """Bring the modules into their states. The first exception, also an interrupt, ends it for all threads."""
-        waiting = iter(units)
+        # The largest first: the scratch memory is got once, and the threads end at about the same time.
+        waiting = iter(sorted(units, key=lambda unit: _stored_bytes(unit[1]), reverse=True))
 
         def enter_some() -> int:
             moved = 0
@@ -301,6 +302,11 @@ def residency_of(model: nn.Module) -> Residency:
     if known is None:
         known = model.__dict__["_residency"] = Residency()
     return known
+
+
+def _stored_bytes(module: nn.Module) -> int:
+    """The bytes of the module's own parameters, as they are now."""
+    return sum(parameter.nbytes for parameter in module.parameters(recurse=False))
 
 
 def _functions(path: str, name: str, goal: ModuleState) -> list[Wrapper]:
