@@ -57,7 +57,8 @@ def test_a_layer_in_every_state(case: int, dtype: torch.dtype) -> None:
     expected = plain(layer, x)
     before = layer.weight.clone()
     assert torch.allclose(layer(x), expected, atol=1e-5)
-    assert layer.prepare("cpu", torch.float32) >= 4 * layer.weight.numel()
+    itemsize = layer.prepared_itemsize(torch.device("cpu"), torch.float32, changed=False)
+    assert layer.prepare("cpu", torch.float32) >= itemsize * layer.weight.numel()
     assert layer.prepared
     assert torch.allclose(layer(x), expected, atol=1e-5)
     if x.ndim == 4:
@@ -69,6 +70,22 @@ def test_a_layer_in_every_state(case: int, dtype: torch.dtype) -> None:
     assert layer.release() == 0
     assert torch.equal(layer.weight.float(), before.float())
     assert layer.weight.dtype == dtype
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="there is no oneDNN")
+@pytest.mark.parametrize("size", [4, 16, 32])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_a_prepared_convolution_reorders_no_weight(
+    size: int, kernel: int, stride: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    layer = filled(Conv2d(320, 320, kernel, stride=stride, padding=kernel // 2), torch.float16)
+    layer.prepare("cpu", torch.float32)
+    x = torch.randn(2, 320, size, size).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        layer(x)
+    calls = [line for line in capfd.readouterr().out.splitlines() if ",exec," in line]
+    assert len(calls) == 1
+    assert ",reorder," not in calls[0]
 
 
 def test_weight_functions_are_applied_and_undone() -> None:

@@ -159,11 +159,15 @@ class Residency:
             copy_dtype = wanted.copy_dtype(module)
             copied = copy_dtype is not None or wanted.device.torch_device != CPU
             size = 0
-            for key, _, home in self._weights(path, module):
+            for key, name, home in self._weights(path, module):
                 if copy_dtype is not None and isinstance(module, Embedding):
                     continue  # only the rows that are looked up go to the device
                 dtype = wanted.kept_dtype(home)
-                if copied or dtype != home.dtype or key in wanted.patches or key in wanted.wrappers:
+                changed = key in wanted.patches or key in wanted.wrappers
+                if copy_dtype is not None and name == "weight" and isinstance(module, StoredWeights):
+                    device = wanted.device.tensor_device
+                    size += home.numel() * module.prepared_itemsize(device, copy_dtype, changed)
+                elif copied or changed or dtype != home.dtype:
                     size += home.numel() * dtype.itemsize
             sizes[path] = size, can_stream(module)
         return sizes

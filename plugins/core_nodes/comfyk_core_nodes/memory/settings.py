@@ -28,7 +28,11 @@ class DeviceSettings(BaseModel):
         Literal["auto", "gpu-only", "high", "low", "none"],
         Option("--gpu-only", const="gpu-only", help="Keep and run everything on the GPU, text encoders too."),
         Option("--highvram", const="high", help="Keep models on the GPU after use, and never in part."),
-        Option("--lowvram", const="low", help="Run text encoders on the CPU; stream what does not fit."),
+        Option(
+            "--lowvram",
+            const="low",
+            help="Text encoders on the CPU; stream what does not fit; on a CPU, keep weights as 16 bits.",
+        ),
         Option("--novram", const="none", help="Keep no weights on the GPU: stream them module by module."),
     ] = Field(
         default="auto",

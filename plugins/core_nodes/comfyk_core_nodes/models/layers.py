@@ -4,8 +4,8 @@ A layer's `weight` and `bias` stay what was read: usually a view of the mapped f
 two ways to compute with them:
 
 - `prepare(device, dtype)` makes a compute copy once: cast, moved, patched by `weight_function`, and on the CPU packed
-  into the blocked layout that oneDNN works in. Without packing, oneDNN reorders each weight in each call, which takes
-  longer than the convolution itself where pictures are small (8x8: 3 times, 4x4: 5 times).
+  into the blocked layout that oneDNN works in (`models.packed`). Without packing, oneDNN reorders each weight in each
+  call, which takes longer than the convolution itself where pictures are small (8x8: 3 times, 4x4: 5 times).
 - without it the weight is cast and patched at each use, and nothing is kept: for layers that do not fit the device.
 
 `release()` drops the compute copy. The stored weights are never changed by either, so whatever `weight_function`
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,23 +26,31 @@ from torch import Tensor, nn
 
 from comfyk_core_nodes.memory.settings import device_settings
 from comfyk_core_nodes.models.mapped import scratch, scratch_memory
+from comfyk_core_nodes.models.packed import (
+    PackedWeight,
+    can_pack,
+    can_pack_16_bits,
+    packed_16_bits,
+    packed_fp32,
+)
 
 WeightFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(slots=True)
 class ComputeCopy:
-    """A layer's weights as its kernel takes them. `packed` is oneDNN's layout, which only its kernels read."""
+    """A layer's weights as its kernel takes them: `packed` on the CPU, else `weight` and `bias`."""
 
     weight: Tensor
     bias: Tensor | None
     device: torch.device
     dtype: torch.dtype
-    packed: bool = False
+    packed: PackedWeight | None = None
 
     def nbytes(self) -> int:
-        bias = 0 if self.bias is None else self.bias.nbytes
-        return self.weight.numel() * self.dtype.itemsize + bias
+        if self.packed is not None:
+            return self.packed.nbytes
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
 
 class StoredWeights(nn.Module):
@@ -79,11 +88,18 @@ class StoredWeights(nn.Module):
         device = torch.device(device)
         copy = self._copy
         if copy is None or copy.device != device or copy.dtype != dtype:
-            copy = self._packed(dtype) if device.type == "cpu" and _can_pack(dtype) else None
-            if copy is None:
+            packed = self._packed() if device.type == "cpu" and dtype == torch.float32 else None
+            if packed is None:
                 copy = ComputeCopy(*self.cast_weights(device, dtype), device, dtype)
+            else:
+                copy = ComputeCopy(self.weight, self.bias, device, dtype, packed)
             self._copy = copy
         return copy.nbytes()
+
+    def prepared_itemsize(self, device: torch.device, dtype: torch.dtype, changed: bool) -> int:
+        """The bytes that a compute copy takes for each value of the weight, which is patched if `changed`."""
+        as_stored = device.type == "cpu" and dtype == torch.float32 and not changed and self._keeps_16_bits
+        return (self.weight.dtype if as_stored else dtype).itemsize
 
     def release(self) -> int:
         """Drop the compute copy. Returns the bytes that it took."""
@@ -103,12 +119,15 @@ class StoredWeights(nn.Module):
             weight = weight * self.scale_weight.to(device=device, dtype=dtype)
         for function in self.weight_function:
             weight = function(weight)
-        bias = self.bias
-        if bias is not None:
-            bias = bias.to(device=device, dtype=dtype)
-            for function in self.bias_function:
-                bias = function(bias)
-        return weight, bias
+        return weight, self._cast_bias(device, dtype)
+
+    def _cast_bias(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        if self.bias is None:
+            return None
+        bias = self.bias.to(device=device, dtype=dtype)
+        for function in self.bias_function:
+            bias = function(bias)
+        return bias
 
     def _weights_for(self, x: Tensor) -> ComputeCopy:
         copy = self._copy
@@ -116,15 +135,26 @@ class StoredWeights(nn.Module):
             return copy
         return ComputeCopy(*self.cast_weights(x.device, x.dtype), x.device, x.dtype)
 
-    def _packed(self, dtype: torch.dtype) -> ComputeCopy | None:
-        """A compute copy on the CPU, packed by `_pack`. None for a layer that has no use for it."""
-        if type(self)._pack is StoredWeights._pack:
+    @property
+    def _packs(self) -> bool:
+        return can_pack() and type(self)._pack is not StoredWeights._pack
+
+    @property
+    def _keeps_16_bits(self) -> bool:
+        """Whether the weight is packed as it is stored, if nothing changes it: where memory is to be saved."""
+        sixteen = self.weight.dtype in (torch.float16, torch.bfloat16)
+        wanted = self.scale_weight is None and device_settings().vram in ("low", "none")
+        return sixteen and wanted and self._packs and can_pack_16_bits()
+
+    def _packed(self) -> PackedWeight | None:
+        """The weights for the CPU in fp32, packed by `_pack`. None for a layer that has no use for it."""
+        if not self._packs:
             return None
-        out = None
-        if self.weight.dtype != dtype:
-            out = scratch(self.weight.shape, dtype)
-        weight, bias = self.cast_weights(CPU, dtype, out)
-        return ComputeCopy(self._pack(weight.contiguous()), bias, CPU, dtype, packed=True)
+        if self._keeps_16_bits and not self.weight_function:
+            return packed_16_bits(self.weight, self._cast_bias(CPU, torch.float32), self._pack)
+        out = None if self.weight.dtype == torch.float32 else scratch(self.weight.shape, torch.float32)
+        weight, bias = self.cast_weights(CPU, torch.float32, out)
+        return packed_fp32(weight.contiguous(), bias, self._pack)
 
     def _pack(self, weight: Tensor) -> Tensor:
         """`weight` in the layout that this layer's kernel is fastest with: a copy."""
@@ -134,8 +164,9 @@ class StoredWeights(nn.Module):
 CPU = torch.device("cpu")
 
 
-def _can_pack(dtype: torch.dtype) -> bool:
-    return dtype == torch.float32 and torch.backends.mkldnn.is_available()
+def packed_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[..., in] -> [..., out]`, with a weight that oneDNN packed for it."""
+    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
 class Linear(StoredWeights, nn.Linear):
@@ -150,8 +181,8 @@ class Linear(StoredWeights, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         copy = self._weights_for(input)
-        if copy.packed:
-            return torch.ops.mkldnn._linear_pointwise(input, copy.weight, copy.bias, "none", [], "")
+        if copy.packed is not None:
+            return copy.packed.apply(partial(packed_linear, input))
         return F.linear(input, copy.weight, copy.bias)
 
 
@@ -183,26 +214,32 @@ class Conv2d(StoredWeights, nn.Conv2d):
             weight = weight.contiguous(memory_format=torch.channels_last)
         return weight, bias
 
+    @property
+    def _is_linear(self) -> bool:
+        """Whether each pixel comes from one pixel alone. For such, oneDNN's convolution does not keep to the layout
+        that it packs for, and would reorder the weight at each call."""
+        plain = (self.kernel_size, self.stride, self.dilation) == ((1, 1),) * 3
+        return plain and self.groups == 1 and not any(self._plain_padding)
+
     def _pack(self, weight: Tensor) -> Tensor:
+        if self._is_linear:
+            return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), None)
         layout = (self._plain_padding, list(self.stride), list(self.dilation), self.groups)
         return torch.ops.mkldnn._reorder_convolution_weight(weight, *layout)
 
     def forward(self, input: Tensor) -> Tensor:
         copy = self._weights_for(input)
-        if copy.packed:
-            return torch.ops.mkldnn._convolution_pointwise(
-                input,
-                copy.weight,
-                copy.bias,
-                self._plain_padding,
-                list(self.stride),
-                list(self.dilation),
-                self.groups,
-                "none",
-                [],
-                "",
-            )
+        if copy.packed is not None:
+            kernel = self._packed_linear if self._is_linear else self._packed_convolution
+            return copy.packed.apply(partial(kernel, input))
         return self._conv_forward(input, copy.weight, copy.bias)
+
+    def _packed_linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return packed_linear(input.movedim(1, -1), weight, bias).movedim(-1, 1)
+
+    def _packed_convolution(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        layout = (self._plain_padding, list(self.stride), list(self.dilation), self.groups)
+        return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, *layout, "none", [], "")
 
 
 class GroupNorm(StoredWeights, nn.GroupNorm):
