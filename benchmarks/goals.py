@@ -38,7 +38,6 @@ GOALS = {
     "http_memory_1gb": Goal("", 64),
     "checkpoint_step": Goal("3.8 to 4.3 s", 3.0),
     "checkpoint_load": Goal("7.8 s", 2.5),
-    "checkpoint_load_as_found": Goal("7.8 s", 2.5),
     "checkpoint_memory": Goal("6700 MB", 5000),
     "sampler_overhead_euler": Goal("not measured", 2),
     "sampler_overhead_dpmpp_2m_sde": Goal("not measured", 2),
