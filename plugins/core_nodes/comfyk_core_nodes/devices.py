@@ -10,18 +10,22 @@ import gc
 import logging
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from comfyk_core_nodes.memory.freed import give_back
 from comfyk_core_nodes.memory.settings import device_settings
 
 log = logging.getLogger(__name__)
 
 WARM_UP_DELAY_S = 0.5
 """Importing torch takes 2 s, in parts of it nothing else runs: the first requests come before it."""
+SHORT_JOB_S = 0.5
+"""After a job that was shorter, giving back freed memory is not worth its time."""
 
 
 def loaded_torch() -> Any | None:
@@ -70,17 +74,24 @@ def warm_up_later() -> threading.Timer:
 def job_context() -> Iterator[None]:
     """Run a job without the bookkeeping for gradients (`torch.inference_mode`), on this thread.
 
-    The job waits for the import of torch, whatever nodes it has: nearly all need it, and without this the
-    node that is the first to import it would run in the wrong mode. So a job without torch nodes waits for up
-    to the 2 s that the import takes when it comes in the first seconds of the server; later it loses
-    microseconds.
+    Memory that weights are widened into is kept until its end, and what was freed is given back then. The job waits
+    for the import of torch, whatever nodes it has: nearly all need it, and without this the node that is the first to
+    import it would run in the wrong mode. So a job without torch nodes waits for up to the 2 s that the import takes
+    when it comes in the first seconds of the server; later it loses microseconds.
     """
     import torch
 
+    from comfyk_core_nodes.models.mapped import scratch_memory
+
     if device_settings().deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    with torch.inference_mode():
-        yield
+    started = time.monotonic()
+    try:
+        with scratch_memory(), torch.inference_mode():
+            yield
+    finally:
+        if time.monotonic() - started > SHORT_JOB_S:
+            give_back()
 
 
 def device_stats() -> list[dict[str, Any]]:

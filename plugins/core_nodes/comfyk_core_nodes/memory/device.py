@@ -5,15 +5,13 @@ A device is named by its `torch.device`; `device_of` gives the object that knows
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import psutil
 import torch
 
+from comfyk_core_nodes.memory.freed import give_back
 from comfyk_core_nodes.memory.settings import cpu_only, device_settings
 
 GB = 1024**3
@@ -45,9 +43,7 @@ class Device:
 
     def empty_cache(self) -> None:
         """Give what torch, or the C library, holds without use back to the driver, or the kernel."""
-        trim = _malloc_trim()
-        if trim is not None:
-            trim(0)
+        give_back()
 
 
 @dataclass(frozen=True)
@@ -88,17 +84,6 @@ class MpsDevice(Device):
 
     def empty_cache(self) -> None:
         torch.mps.empty_cache()
-
-
-@cache
-def _malloc_trim() -> Any | None:
-    """glibc keeps freed blocks of less than 32 MB for itself, which most weights are. None with another C library."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
-        return None
 
 
 _KINDS: dict[str, type[Device]] = {"cpu": Device, "cuda": CudaDevice, "xpu": XpuDevice, "mps": MpsDevice}

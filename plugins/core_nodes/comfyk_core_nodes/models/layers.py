@@ -4,9 +4,9 @@ A layer's `weight` and `bias` stay what was read: usually a view of the mapped f
 two ways to compute with them:
 
 - `prepare(device, dtype)` makes a compute copy once: cast, moved, patched by `weight_function`, and on the CPU packed
-  into the blocked layout that oneDNN works in (`models.packed`). Without packing, oneDNN reorders each weight in each
-  call, which takes longer than the convolution itself where pictures are small (8x8: 3 times, 4x4: 5 times).
-- without it the weight is cast and patched at each use, and nothing is kept: for layers that do not fit the device.
+  as oneDNN's kernels want it (`models.packed`).
+- without it the weight is cast and patched at each use, and nothing is kept: for layers that do not fit the device, and
+  for those of networks that run only once or twice in a job.
 
 `release()` drops the compute copy. The stored weights are never changed by either, so whatever `weight_function`
 did is undone bit for bit by clearing it and calling `release()`. `weight_function`, `bias_function` and
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,13 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comfyk_core_nodes.memory.settings import device_settings
+from comfyk_core_nodes.models import onednn
 from comfyk_core_nodes.models.mapped import scratch, scratch_memory
+from comfyk_core_nodes.models.onednn import ConvolutionKernel, Kernel, LinearKernel
 from comfyk_core_nodes.models.packed import (
+    NarrowWeight,
     PackedWeight,
-    can_pack,
-    can_pack_16_bits,
-    packed_16_bits,
-    packed_fp32,
+    StoredWeight,
+    WideWeight,
+    blocks_for,
+    can_keep_16_bits,
 )
 
 WeightFunction = Callable[[Tensor], Tensor]
@@ -84,22 +86,26 @@ class StoredWeights(nn.Module):
         return self._copy is not None
 
     def prepare(self, device: torch.device | str, dtype: torch.dtype) -> int:
-        """Make the compute copy for `device` and `dtype`. Returns the bytes that it takes."""
+        """Make the compute copy for `device` and `dtype`, if one is to be made. Returns the bytes that it takes."""
         device = torch.device(device)
         copy = self._copy
         if copy is None or copy.device != device or copy.dtype != dtype:
-            packed = self._packed() if device.type == "cpu" and dtype == torch.float32 else None
-            if packed is None:
+            kernel = self._kernel_for(device, dtype)
+            if kernel is None:
                 copy = ComputeCopy(*self.cast_weights(device, dtype), device, dtype)
             else:
-                copy = ComputeCopy(self.weight, self.bias, device, dtype, packed)
+                packed = self._packed(kernel)
+                copy = None if packed is None else ComputeCopy(self.weight, self.bias, device, dtype, packed)
             self._copy = copy
-        return copy.nbytes()
+        return 0 if copy is None else copy.nbytes()
 
     def prepared_itemsize(self, device: torch.device, dtype: torch.dtype, changed: bool) -> int:
         """The bytes that a compute copy takes for each value of the weight, which is patched if `changed`."""
-        as_stored = device.type == "cpu" and dtype == torch.float32 and not changed and self._keeps_16_bits
-        return (self.weight.dtype if as_stored else dtype).itemsize
+        kernel = self._kernel_for(device, dtype)
+        if kernel is None:
+            return dtype.itemsize
+        packed = self._packed_dtype(kernel, changed)
+        return 0 if packed is None else packed.itemsize
 
     def release(self) -> int:
         """Drop the compute copy. Returns the bytes that it took."""
@@ -130,43 +136,66 @@ class StoredWeights(nn.Module):
         return bias
 
     def _weights_for(self, x: Tensor) -> ComputeCopy:
-        copy = self._copy
-        if copy is not None and copy.dtype == x.dtype and copy.device == x.device:
-            return copy
-        return ComputeCopy(*self.cast_weights(x.device, x.dtype), x.device, x.dtype)
+        """The copy that was prepared, if it is for such an input; else one for this use."""
+        copy, gradients = self._copy, torch.is_grad_enabled()
+        if copy is not None and copy.device == x.device and copy.dtype == x.dtype:
+            # Kernels for packed weights have no gradients.
+            no_gradients = copy.packed is not None and gradients and x.requires_grad
+            if not no_gradients:
+                return copy
+        if gradients or x.device != CPU:
+            # What gradients are computed from must last.
+            return ComputeCopy(*self.cast_weights(x.device, x.dtype), x.device, x.dtype)
+        kernel = self._kernel_for(x.device, x.dtype)
+        blocks = None if kernel is None or self._changed else blocks_for(kernel, self.weight)
+        if kernel is None or blocks is None:
+            return ComputeCopy(*self.cast_weights(CPU, x.dtype, self._scratch(x.dtype)), CPU, x.dtype)
+        stored = StoredWeight(kernel, self.weight, self._cast_bias(CPU, x.dtype), blocks)
+        return ComputeCopy(self.weight, self.bias, CPU, x.dtype, stored)
+
+    def _scratch(self, dtype: torch.dtype) -> Tensor | None:
+        """Memory for the weight in `dtype` on the CPU, for a moment; None where it is there in that already."""
+        return None if self.weight.dtype == dtype else scratch(self.weight.shape, dtype)
+
+    # --- on the CPU ------------------------------------------------------------------------------------------
 
     @property
-    def _packs(self) -> bool:
-        return can_pack() and type(self)._pack is not StoredWeights._pack
+    def _kernel(self) -> Kernel | None:
+        """What computes with the weight on the CPU in fp32, if it is better packed for it."""
+        return None
+
+    def _kernel_for(self, device: torch.device, dtype: torch.dtype) -> Kernel | None:
+        return self._kernel if device == CPU and dtype == torch.float32 and onednn.available() else None
 
     @property
-    def _keeps_16_bits(self) -> bool:
-        """Whether the weight is packed as it is stored, if nothing changes it: where memory is to be saved."""
-        sixteen = self.weight.dtype in (torch.float16, torch.bfloat16)
-        wanted = self.scale_weight is None and device_settings().vram in ("low", "none")
-        return sixteen and wanted and self._packs and can_pack_16_bits()
+    def _changed(self) -> bool:
+        """Whether what is computed with is not the weight as it is stored."""
+        return bool(self.weight_function) or self.scale_weight is not None
 
-    def _packed(self) -> PackedWeight | None:
-        """The weights for the CPU in fp32, packed by `_pack`. None for a layer that has no use for it."""
-        if not self._packs:
+    def _packed_dtype(self, kernel: Kernel, changed: bool) -> torch.dtype | None:
+        """What the weight is packed as; None where it is used as it is stored, and packed for each use."""
+        vram, stored = device_settings().vram, self.weight.dtype
+        fixed = changed or self.scale_weight is not None or blocks_for(kernel, self.weight) is None
+        if fixed or vram in ("high", "gpu-only"):
+            return torch.float32
+        if vram in ("low", "none"):
             return None
-        if self._keeps_16_bits and not self.weight_function:
-            return packed_16_bits(self.weight, self._cast_bias(CPU, torch.float32), self._pack)
-        out = None if self.weight.dtype == torch.float32 else scratch(self.weight.shape, torch.float32)
-        weight, bias = self.cast_weights(CPU, torch.float32, out)
-        return packed_fp32(weight.contiguous(), bias, self._pack)
+        return stored if stored in (torch.float16, torch.bfloat16) and can_keep_16_bits() else torch.float32
 
-    def _pack(self, weight: Tensor) -> Tensor:
-        """`weight` in the layout that this layer's kernel is fastest with: a copy."""
-        raise NotImplementedError
+    def _packed(self, kernel: Kernel) -> PackedWeight | None:
+        dtype, blocks = self._packed_dtype(kernel, self._changed), blocks_for(kernel, self.weight)
+        if dtype is None:
+            return None
+        if self._changed:
+            weight, bias = self.cast_weights(CPU, torch.float32, self._scratch(torch.float32))
+        else:
+            weight, bias = self.weight, self._cast_bias(CPU, torch.float32)
+        if dtype == torch.float32 or blocks is None:
+            return WideWeight(kernel, weight, bias, blocks)
+        return NarrowWeight(kernel, weight, bias, blocks)
 
 
 CPU = torch.device("cpu")
-
-
-def packed_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`[..., in] -> [..., out]`, with a weight that oneDNN packed for it."""
-    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
 class Linear(StoredWeights, nn.Linear):
@@ -176,13 +205,14 @@ class Linear(StoredWeights, nn.Linear):
         super().__init__(in_features, out_features, bias=bias, device=device)
         self._start_empty()
 
-    def _pack(self, weight: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    @property
+    def _kernel(self) -> Kernel:
+        return LinearKernel()
 
     def forward(self, input: Tensor) -> Tensor:
         copy = self._weights_for(input)
         if copy.packed is not None:
-            return copy.packed.apply(partial(packed_linear, input))
+            return copy.packed(input)
         return F.linear(input, copy.weight, copy.bias)
 
 
@@ -202,10 +232,6 @@ class Conv2d(StoredWeights, nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias, device=device)
         self._start_empty()
 
-    @property
-    def _plain_padding(self) -> list[int]:
-        return [int(side) for side in self.padding]
-
     def cast_weights(
         self, device: torch.device, dtype: torch.dtype, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -217,29 +243,27 @@ class Conv2d(StoredWeights, nn.Conv2d):
     @property
     def _is_linear(self) -> bool:
         """Whether each pixel comes from one pixel alone. For such, oneDNN's convolution does not keep to the layout
-        that it packs for, and would reorder the weight at each call."""
+        that it reorders for, and would reorder the weight at each call."""
         plain = (self.kernel_size, self.stride, self.dilation) == ((1, 1),) * 3
-        return plain and self.groups == 1 and not any(self._plain_padding)
+        return plain and self.groups == 1 and not any(self._padding)
 
-    def _pack(self, weight: Tensor) -> Tensor:
+    @property
+    def _padding(self) -> tuple[int, ...]:
+        return tuple(int(side) for side in self.padding)
+
+    @property
+    def _kernel(self) -> Kernel:
         if self._is_linear:
-            return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), None)
-        layout = (self._plain_padding, list(self.stride), list(self.dilation), self.groups)
-        return torch.ops.mkldnn._reorder_convolution_weight(weight, *layout)
+            return LinearKernel()
+        return ConvolutionKernel(self._padding, self.stride, self.dilation, self.groups)
 
     def forward(self, input: Tensor) -> Tensor:
         copy = self._weights_for(input)
-        if copy.packed is not None:
-            kernel = self._packed_linear if self._is_linear else self._packed_convolution
-            return copy.packed.apply(partial(kernel, input))
-        return self._conv_forward(input, copy.weight, copy.bias)
-
-    def _packed_linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return packed_linear(input.movedim(1, -1), weight, bias).movedim(-1, 1)
-
-    def _packed_convolution(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        layout = (self._plain_padding, list(self.stride), list(self.dilation), self.groups)
-        return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, *layout, "none", [], "")
+        if copy.packed is None:
+            return self._conv_forward(input, copy.weight, copy.bias)
+        if self._is_linear:
+            return copy.packed(input.movedim(1, -1)).movedim(-1, 1)
+        return copy.packed(input)
 
 
 class GroupNorm(StoredWeights, nn.GroupNorm):

@@ -102,5 +102,7 @@ def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     nbytes = prod(shape) * dtype.itemsize
     if _scratch.memory is None or _scratch.memory.nbytes < nbytes:
-        _scratch.memory = torch.empty(nbytes, dtype=torch.uint8)
+        _scratch.memory = None
+        with torch.inference_mode(False):  # so that it can be written to in any mode
+            _scratch.memory = torch.empty(nbytes, dtype=torch.uint8)
     return _scratch.memory[:nbytes].view(dtype).view(*shape)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from comfyk_core_nodes import devices
 from comfyk_core_nodes.memory.device import (
+    CPU,
     device_of,
     intermediate_device,
     soft_empty_cache,
@@ -20,12 +21,12 @@ from comfyk_core_nodes.memory.device import (
 )
 from comfyk_core_nodes.memory.dtypes import intermediate_dtype, vae_dtype
 from comfyk_core_nodes.memory.manager import load_models_gpu
-from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.models.autoencoder import AutoencoderKL, autoencoder_config
 from comfyk_core_nodes.models.layouts import vae_state
 from comfyk_core_nodes.models.state_dict import assign_weights
 from comfyk_core_nodes.models.taesd import TAESD
 from comfyk_core_nodes.models.tiles import count_tiles, tiled_scale
+from comfyk_core_nodes.networks import managed
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +82,10 @@ class VAE:
         self.device = vae_device() if device is None else device
         self.vae_dtype = vae_dtype(self.device, (torch.bfloat16, torch.float32)) if dtype is None else dtype
         self.output_device = intermediate_device()
-        self.patcher = ModelPatcher(
-            self.first_stage_model, self.device, vae_offload_device(), weight_dtype=self.vae_dtype
+        # On the CPU its weights are used where they are: it runs too seldom for a copy to pay.
+        kept = None if self.device == CPU else self.vae_dtype
+        self.patcher = managed(
+            self.first_stage_model, self.device, vae_offload_device(), kept, self.vae_dtype
         )
 
     def get_sd(self) -> dict[str, Tensor]:
