@@ -130,7 +130,7 @@ def test_only_what_differs_is_done(kind: Any) -> None:
     run(patched)
     run(patched.clone())
     # A layer is the unit: its bias comes along, and what its kernel wants its weight padded with.
-    assert 0 < state.moved_bytes - everything <= (16 * 64 + 8) * 4 < everything
+    assert 0 < state.moved_bytes - everything <= (16 * 64 + 8) * 4
 
 
 @KINDS
