@@ -1,8 +1,8 @@
 """A picture of 256x256 from an SD 1.5 checkpoint: loading it, a step, and the memory that the job takes.
 
-Loading is measured twice. Most of it is getting the pages for the weights that are computed with, 4 GB, and a virtual
-machine that gives free memory back to its host pays for each page again: 3 to 9 us instead of 1 to 2. So it is measured
-with the memory as it was found, and with memory that was used and freed just before.
+Loading is measured twice. Most of it is getting the pages for the weights that are computed with, 1.6 GB, and a virtual
+machine that gives free memory back to its host pays for each page again: 3 to 13 us instead of 1 to 2. So it is
+measured with the memory as it was found, and with memory that was used and freed just before.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from benchmarks.server import serving_from
 
 _FEW, _MANY = 1, 4
 """Steps of the jobs that a step's time is told from."""
-_MEMORY = 2.5
-"""The memory that the job takes, in sizes of an fp16 file: its weights in fp32, and what is computed."""
+_MEMORY = 1.5
+"""The memory that the job takes, in sizes of an fp16 file: packed weights, the file itself, and what is computed."""
 
 
 async def measure(runs: int, file: Path | None) -> list[Figure]:

@@ -27,17 +27,22 @@ class DeviceSettings(BaseModel):
     vram: Annotated[
         Literal["auto", "gpu-only", "high", "low", "none"],
         Option("--gpu-only", const="gpu-only", help="Keep and run everything on the GPU, text encoders too."),
-        Option("--highvram", const="high", help="Keep models on the GPU after use, and never in part."),
+        Option(
+            "--highvram",
+            const="high",
+            help="Keep models on the GPU after use, and never in part; on a CPU, weights in fp32.",
+        ),
         Option(
             "--lowvram",
             const="low",
-            help="Text encoders on the CPU; stream what does not fit; on a CPU, keep weights as 16 bits.",
+            help="Text encoders on the CPU; stream what does not fit; on a CPU, compute from the file itself.",
         ),
         Option("--novram", const="none", help="Keep no weights on the GPU: stream them module by module."),
     ] = Field(
         default="auto",
         description="How much of the GPU's memory weights may take. `auto`: what there is; of a model that is "
-        "larger, part stays on the GPU and the rest is streamed.",
+        "larger, part stays on the GPU and the rest is streamed. On a CPU: `auto` keeps a packed copy of 16-bit "
+        "weights as they are, `high` and `gpu-only` one in fp32, `low` and `none` no copy.",
     )
     reserve_gb: Annotated[float | None, Option("--reserve-vram", metavar="GB")] = Field(
         default=None,
