@@ -57,6 +57,11 @@ def test_a_layer_in_every_state(case: int, dtype: torch.dtype) -> None:
     expected = plain(layer, x)
     before = layer.weight.clone()
     assert torch.allclose(layer(x), expected, atol=1e-5)
+    with torch.inference_mode():
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+        if not isinstance(layer, nn.GroupNorm):
+            assert torch.allclose(layer(x[0]), expected[0], atol=1e-5)
+        assert layer(x[:0]).shape == (0, *expected.shape[1:])
     itemsize = layer.prepared_itemsize(torch.device("cpu"), torch.float32, changed=False)
     assert layer.prepare("cpu", torch.float32) >= itemsize * layer.weight.numel()
     assert layer.prepared
@@ -64,6 +69,7 @@ def test_a_layer_in_every_state(case: int, dtype: torch.dtype) -> None:
     if x.ndim == 4:
         channels_last = x.contiguous(memory_format=torch.channels_last)
         assert torch.allclose(layer(channels_last), expected, atol=1e-5)
+        assert torch.allclose(layer(x[0]), expected[0], atol=1e-5)
     # A dtype that it was not prepared for.
     assert torch.allclose(layer(x.bfloat16()).float(), expected, atol=0.3)
     assert layer.release() > 0

@@ -258,6 +258,8 @@ class Conv2d(StoredWeights, nn.Conv2d):
         return ConvolutionKernel(self._padding, self.stride, self.dilation, self.groups)
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.ndim == 3:  # one picture, which torch takes as well
+            return self.forward(input[None])[0]
         copy = self._weights_for(input)
         if copy.packed is None:
             return self._conv_forward(input, copy.weight, copy.bias)
