@@ -69,6 +69,7 @@ def test_a_layer_in_every_state(case: int, dtype: torch.dtype) -> None:
     if x.ndim == 4:
         channels_last = x.contiguous(memory_format=torch.channels_last)
         assert torch.allclose(layer(channels_last), expected, atol=1e-5)
+    if not isinstance(layer, nn.GroupNorm):
         assert torch.allclose(layer(x[0]), expected[0], atol=1e-5)
     # A dtype that it was not prepared for.
     assert torch.allclose(layer(x.bfloat16()).float(), expected, atol=0.3)
