@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from comfyk import hookimpl
 
-from comfyk_core_nodes import devices
-from comfyk_core_nodes.memory.freed import keep_freed_memory
-from comfyk_core_nodes.memory.settings import SECTION, DeviceSettings, select_devices
+from comfyk_core_nodes import warm_up
+from comfyk_core_nodes.devices.freed import keep_freed_memory
+from comfyk_core_nodes.devices.settings import SECTION, DeviceSettings, select_devices
+from comfyk_core_nodes.devices.stats import device_stats
+from comfyk_core_nodes.devices.torch_import import torch_version
+from comfyk_core_nodes.job_context import job_context
+from comfyk_core_nodes.memory.freeing import free_after, free_memory
 from comfyk_core_nodes.nodes import NODES
 
 if TYPE_CHECKING:
@@ -39,30 +43,30 @@ def comfyk_startup(app: App) -> None:
 @hookimpl(trylast=True)
 async def comfyk_serve() -> None:
     """Last, so that the port is open before torch takes the processor."""
-    devices.warm_up_later()
+    warm_up.warm_up_later()
 
 
 @hookimpl
 def comfyk_job_context() -> AbstractContextManager[None]:
-    return devices.job_context()
+    return job_context()
 
 
 @hookimpl
 def comfyk_node_failed(error: BaseException) -> str | None:
-    return devices.out_of_memory(error)
+    return free_after(error)
 
 
 @hookimpl
 def comfyk_free_memory(unload_models: bool) -> Mapping[str, Any]:
-    models, freed = devices.free_memory(unload_models)
+    models, freed = free_memory(unload_models)
     return {"models": models, "bytes": freed}
 
 
 @hookimpl
 def comfyk_device_stats() -> list[dict[str, Any]]:
-    return devices.device_stats()
+    return device_stats()
 
 
 @hookimpl
 def comfyk_system_stats() -> Mapping[str, Any]:
-    return {"pytorch_version": devices.torch_version()}
+    return {"pytorch_version": torch_version()}

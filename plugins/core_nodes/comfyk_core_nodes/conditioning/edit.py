@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from comfyk_core_nodes.models.parts import text_width
+from comfyk_core_nodes.families.missing_parts import text_width
 
 if TYPE_CHECKING:
     from torch import Tensor

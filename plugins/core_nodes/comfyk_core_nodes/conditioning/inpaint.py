@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from comfyk_core_nodes.conditioning.edit import Conditioning, NewConditioning, conditioning_set_values
-from comfyk_core_nodes.models.parts import present
+from comfyk_core_nodes.families.missing_parts import present
 
 if TYPE_CHECKING:
     from torch import Tensor

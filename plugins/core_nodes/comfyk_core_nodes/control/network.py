@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from comfyk_core_nodes.control.union import union_of
-from comfyk_core_nodes.models.detection import unet_config
-from comfyk_core_nodes.models.layers import Conv2d
-from comfyk_core_nodes.models.parts import text_width
-from comfyk_core_nodes.models.unet import (
+from comfyk_core_nodes.families.missing_parts import text_width
+from comfyk_core_nodes.families.sd.detection import unet_config
+from comfyk_core_nodes.families.sd.unet import (
     Control,
     UNetShape,
     embedding_layers,
@@ -24,6 +23,7 @@ from comfyk_core_nodes.models.unet import (
     middle_block,
     timestep_embedding,
 )
+from comfyk_core_nodes.weights.layers import Conv2d
 
 HINT_BLOCK = "input_hint_block"
 

@@ -4,44 +4,77 @@ from __future__ import annotations
 
 from comfyk import io
 
-from comfyk_core_nodes.nodes import (
-    conditioning,
+from comfyk_core_nodes.nodes.conditioning import (
+    combine_and_place as conditioning,
+)
+from comfyk_core_nodes.nodes.conditioning import (
     controlnet,
-    custom_sampler,
-    edit_models,
-    flow_sampling,
     gligen,
-    guiders,
-    image,
-    image_batch,
-    image_filter,
-    image_transform,
-    latent,
-    latent_batch,
-    latent_files,
-    latent_math,
-    latent_transform,
-    lcm_samplers,
-    load_image,
-    loaders,
-    lora,
-    mask,
-    model_sampling,
-    preview,
-    primitive,
-    published_schedules,
-    sampler,
-    samplers,
+    vision,
+)
+from comfyk_core_nodes.nodes.conditioning import (
+    inpaint_and_edit as edit_models,
+)
+from comfyk_core_nodes.nodes.image import (
+    batch as image_batch,
+)
+from comfyk_core_nodes.nodes.image import (
+    filter as image_filter,
+)
+from comfyk_core_nodes.nodes.image import (
+    load as load_image,
+)
+from comfyk_core_nodes.nodes.image import (
+    save as save_image,
+)
+from comfyk_core_nodes.nodes.image import (
     save_formats,
-    save_image,
+    upscale_model,
+)
+from comfyk_core_nodes.nodes.image import (
+    size as image,
+)
+from comfyk_core_nodes.nodes.image import (
+    transform as image_transform,
+)
+from comfyk_core_nodes.nodes.latent import (
+    batch as latent_batch,
+)
+from comfyk_core_nodes.nodes.latent import (
+    files as latent_files,
+)
+from comfyk_core_nodes.nodes.latent import (
+    math as latent_math,
+)
+from comfyk_core_nodes.nodes.latent import (
+    size_and_place as latent,
+)
+from comfyk_core_nodes.nodes.latent import (
+    transform as latent_transform,
+)
+from comfyk_core_nodes.nodes.latent import (
+    vae,
+)
+from comfyk_core_nodes.nodes.loaders import lora
+from comfyk_core_nodes.nodes.loaders import models as loaders
+from comfyk_core_nodes.nodes.mask import masks as mask
+from comfyk_core_nodes.nodes.model import flow_levels as flow_sampling
+from comfyk_core_nodes.nodes.model import noise_levels as model_sampling
+from comfyk_core_nodes.nodes.sampling import (
+    custom_sampler,
+    guiders,
+    lcm_samplers,
+    published_schedules,
+    samplers,
     schedulers,
     sde_samplers,
     sigmas,
-    text,
-    upscale_model,
-    vae,
-    vision,
 )
+from comfyk_core_nodes.nodes.sampling import (
+    ksampler as sampler,
+)
+from comfyk_core_nodes.nodes.text import prompts as text
+from comfyk_core_nodes.nodes.values import preview, primitive
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     *load_image.NODES,

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.memory.dtypes import text_encoder_dtype
-from comfyk_core_nodes.models.describe import describe
-from comfyk_core_nodes.models.state_dict import (
+from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.vision.transformer import VisionModel, VisionShape, vision_shape
+from comfyk_core_nodes.weights.build import Path, build, managed, reading
+from comfyk_core_nodes.weights.contents import describe
+from comfyk_core_nodes.weights.dtypes import text_encoder_dtype
+from comfyk_core_nodes.weights.files import (
     ModelFileError,
     StateDict,
     load_torch_file,
     stored_dtype,
     with_prefix,
 )
-from comfyk_core_nodes.networks import Path, build, managed, reading
-from comfyk_core_nodes.vision.transformer import VisionModel, VisionShape, vision_shape
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher

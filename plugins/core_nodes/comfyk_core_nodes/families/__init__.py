@@ -1,0 +1,4 @@
+"""Families of diffusion models: what their files are told by, and how each is loaded and run. One folder a family.
+
+Importing this, and the registrations in the folders, imports no torch.
+"""

@@ -1,0 +1,1 @@
+"""Nodes that change what a model is conditioned on."""

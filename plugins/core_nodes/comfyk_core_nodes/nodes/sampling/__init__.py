@@ -1,0 +1,1 @@
+"""Nodes that sample, and those that make samplers, guiders and noise levels for them."""
