@@ -9,23 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.families.base_model import (
-    BLANK_LATENT,
-    SDXL,
-    InstructPix2Pix,
-    ModelType,
-    SDXLRefiner,
-    spread_over_batch,
-)
+from comfyk_core_nodes.families.base_model import ModelType
 from comfyk_core_nodes.families.checkpoint import (
     load_checkpoint,
     load_clip,
     load_diffusion_model,
     load_vae,
 )
+from comfyk_core_nodes.families.registry import model_families
 from comfyk_core_nodes.families.sd.latent_formats import SD15, SDXL_Playground_2_5
+from comfyk_core_nodes.families.sd.models import BLANK_LATENT, SDXL, InstructPix2Pix, SDXLRefiner
+from comfyk_core_nodes.families.sd.registrations import UNET
 from comfyk_core_nodes.families.sd.unet import timestep_embedding
-from comfyk_core_nodes.weights.files import ModelFileError, with_prefix
+from comfyk_core_nodes.images.batch import spread_over_batch
+from comfyk_core_nodes.weights.files import ModelFileError
+from comfyk_core_nodes.weights.state_dict import with_prefix
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -119,8 +117,6 @@ def test_prediction_by_marks(checkpoint_state: Make, save: Callable[..., Path]) 
 
 
 def test_a_spread_norm_says_that_sd2_predicts_v() -> None:
-    from comfyk_core_nodes.families.family import model_config
-
     numbers = {
         "in_channels": 4,
         "channel_mult": [1, 2],
@@ -131,9 +127,11 @@ def test_a_spread_norm_says_that_sd2_predicts_v() -> None:
     }
     key = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
     for spread, expected in ((0.05, "eps"), (0.2, "v")):
-        config = model_config(numbers, {key: torch.tensor([-spread, spread])})
+        config = model_families().config(UNET, numbers, {key: torch.tensor([-spread, spread])}, {}, {})
         assert config is not None and config.prediction == expected
-    config = model_config({**numbers, "in_channels": 9}, {key: torch.tensor([-1.0, 1.0])})
+    config = model_families().config(
+        UNET, {**numbers, "in_channels": 9}, {key: torch.tensor([-1.0, 1.0])}, {}, {}
+    )
     assert config is not None and config.prediction == "eps"
 
 

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from comfyk_core_nodes.families.family import ModelConfig
 from comfyk_core_nodes.families.lora import LoraError, apply_lora, load_lora
-from comfyk_core_nodes.families.sd.lora_keys import clip_key_map, diffusers_unet_names, unet_key_map
+from comfyk_core_nodes.families.sd.latent_formats import SD15
+from comfyk_core_nodes.families.sd.lora_keys import diffusers_unet_names, unet_key_map
+from comfyk_core_nodes.families.sd.registrations import SD1
 from comfyk_core_nodes.memory.manager import load_models_gpu
 from comfyk_core_nodes.memory.patcher import ModelPatcher
+from comfyk_core_nodes.text.lora_keys import clip_key_map
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -73,7 +77,9 @@ def unet() -> ModelPatcher:
     for layer in unet_layers():
         shapes[f"diffusion_model.{layer}.weight"] = (4, 4, 3, 3) if layer.endswith("in_layers.2") else (4, 4)
         shapes[f"diffusion_model.{layer}.bias"] = (4,)
-    return ModelPatcher(of_keys(shapes), CPU, CPU)
+    model: Any = of_keys(shapes)
+    model.model_config = ModelConfig(SD1, {}, SD15())
+    return ModelPatcher(model, CPU, CPU)
 
 
 class Clip:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.families.missing_parts import text_width
+from comfyk_core_nodes.families.registry import describe_prompt
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("in_a_job")
@@ -176,6 +176,6 @@ def test_a_prompt_without_a_pooled_output(out: Out, load: Load) -> None:
 
 
 def test_the_real_widths_are_named() -> None:
-    assert text_width(768) == "768 channels (SD 1.x)"
-    assert text_width(2048) == "2048 channels (SDXL)"
-    assert text_width(64) == "64 channels"
+    assert describe_prompt(768) == "768 channels (SD 1.x)"
+    assert describe_prompt(2048) == "2048 channels (SDXL)"
+    assert describe_prompt(64) == "64 channels"

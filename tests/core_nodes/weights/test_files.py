@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.weights.files import ModelFileError, assign_weights, count_blocks, load_torch_file
+from comfyk_core_nodes.weights.assign import assign_weights
+from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
 from comfyk_core_nodes.weights.layers import Linear
 from comfyk_core_nodes.weights.mapped import drop_pages
+from comfyk_core_nodes.weights.state_dict import count_blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file

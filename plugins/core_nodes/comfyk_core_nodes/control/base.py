@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from comfyk_core_nodes.families.sd.unet import Control
+from comfyk_core_nodes.images.batch import repeat_to_batch
 from comfyk_core_nodes.images.resize import resize_images
-from comfyk_core_nodes.sampling.conds import repeat_to_batch
 
 KINDS = ("input", "middle", "output")
 

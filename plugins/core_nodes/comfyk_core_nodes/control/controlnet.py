@@ -12,7 +12,7 @@ from comfyk_core_nodes.control.base import ControlBase, fit_picture, spread_hint
 from comfyk_core_nodes.control.network import ControlNetModel
 from comfyk_core_nodes.devices.device import get_torch_device
 from comfyk_core_nodes.families.sd.unet import Control
-from comfyk_core_nodes.sampling.conds import repeat_to_batch
+from comfyk_core_nodes.images.batch import repeat_to_batch
 from comfyk_core_nodes.weights.layers import StoredWeights, prepare_layers, stored_layers
 
 

@@ -2,3 +2,11 @@
 
 Importing this, and the registrations in the folders, imports no torch.
 """
+
+from __future__ import annotations
+
+from comfyk_core_nodes.families.family import Family
+from comfyk_core_nodes.families.sd.registrations import FAMILIES as SD
+
+BUILT_IN: tuple[Family, ...] = (*SD,)
+"""In the order that they are asked in."""

@@ -1,59 +1,30 @@
-"""From a file to models: whole checkpoints, and files of one network.
+"""From a file to models: whole checkpoints, and files of one network, of whichever family.
 
-`load_checkpoint`, `load_diffusion_model`, `load_clip` and `load_vae` map the file, find out what it holds, build the
-networks without memory for weights, and make the file's tensors their weights. Nothing is copied or cast until a
-model is used. What cannot be loaded raises `ModelFileError`.
+`load_checkpoint`, `load_diffusion_model`, `load_clip` and `load_vae` map the file, ask the families what it holds,
+build the networks without memory for weights, and make the file's tensors their weights. Nothing is copied or cast
+until a model is used. What cannot be loaded raises `ModelFileError`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
-from comfyk_core_nodes.devices import device as devices
-from comfyk_core_nodes.families import base_model
-from comfyk_core_nodes.families.base_model import BaseModel, ModelType
-from comfyk_core_nodes.families.family import ModelConfig, model_config
-from comfyk_core_nodes.families.sd.detection import unet_config, unet_prefix
-from comfyk_core_nodes.families.sd.diffusers_keys import diffusers_unet_to_original
+from comfyk_core_nodes.devices.device import get_torch_device, unet_offload_device
+from comfyk_core_nodes.families.family import Layout, ModelConfig, TextChain, Weights
+from comfyk_core_nodes.families.registry import Families, model_families
 from comfyk_core_nodes.memory.patcher import ModelPatcher
-from comfyk_core_nodes.text import encoders as text_encoder
-from comfyk_core_nodes.text import layouts
-from comfyk_core_nodes.text.clip import CLIP, tokenizer_for
-from comfyk_core_nodes.text.clip_model import text_config
+from comfyk_core_nodes.text.clip import CLIP
 from comfyk_core_nodes.vae.vae import VAE
+from comfyk_core_nodes.weights.assign import fill
 from comfyk_core_nodes.weights.contents import describe
-from comfyk_core_nodes.weights.dtypes import compute_dtype, text_encoder_dtype, unet_dtype
-from comfyk_core_nodes.weights.files import (
-    ModelFileError,
-    StateDict,
-    assign_weights,
-    load_torch_file,
-    stored_dtype,
-    with_prefix,
-)
-
-log = logging.getLogger(__name__)
+from comfyk_core_nodes.weights.dtypes import compute_dtype, unet_dtype
+from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
+from comfyk_core_nodes.weights.state_dict import StateDict, stored_dtype, with_prefix
 
 Path = str | os.PathLike[str]
-
-_MODEL_TYPES = {
-    "eps": ModelType.EPS,
-    "v": ModelType.V_PREDICTION,
-    "edm": ModelType.EDM,
-    "v_edm": ModelType.V_PREDICTION_EDM,
-}
-_HABITS = {
-    "clip_l": text_encoder.CLIP_L,
-    "clip_h": text_encoder.CLIP_H,
-    "clip_g": text_encoder.CLIP_G,
-}
-_MARKS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
 
 
 @dataclass
@@ -77,64 +48,68 @@ def load_checkpoint(
     model_options: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """The models in a single-file checkpoint. `model_options` as for `load_diffusion_model`."""
+    families = model_families()
     state, metadata = load_torch_file(path)
-    prefix = unet_prefix(state)
-    if prefix is None:
-        raise ModelFileError(path, "a checkpoint of Stable Diffusion 1.x, 2.x or SDXL", describe(state))
-    unet_state = with_prefix(state, prefix) if prefix else dict(state)
-    config = _model_config(path, unet_state, state, metadata)
+    network = families.find_network(state)
+    if network is None:
+        raise ModelFileError(path, families.wanted("a checkpoint"), describe(state))
+    layout, weights = network
+    config = _model_config(path, families, layout, weights, state, metadata)
+    family = config.family
     found = Checkpoint()
     try:
         if output_model:
-            found.model = _diffusion_model(config, unet_state, model_options or {})
+            found.model = _diffusion_model(config, weights, model_options or {})
         if output_vae and any(key.startswith("first_stage_model.") for key in state):
             found.vae = VAE(with_prefix(state, "first_stage_model."), metadata=metadata)
-        if output_clip:
-            texts = layouts.checkpoint_text_models(state, config.name)
+        if output_clip and family.text is not None:
+            texts = family.text.in_checkpoint(state)
             if texts:
-                found.clip = _clip(texts, embedding_directories)
+                found.clip = family.text.build(texts, embedding_directories)
     except ValueError as error:
-        raise ModelFileError(path, f"a checkpoint of {config.title}", str(error)) from error
-    if config.clip_vision_prefix is not None:
-        found.clip_vision_state = with_prefix(state, config.clip_vision_prefix)
+        raise ModelFileError(path, f"a checkpoint of {family.title}", str(error)) from error
+    if family.clip_vision_prefix is not None:
+        found.clip_vision_state = with_prefix(state, family.clip_vision_prefix)
     return found
 
 
 def load_diffusion_model(path: Path, model_options: Mapping[str, Any] | None = None) -> ModelPatcher:
-    """The UNet in a file of its own (original or diffusers layout), or in a checkpoint.
+    """The diffusion model in a file of its own (in its own layout or another program's), or in a checkpoint.
 
     `model_options["dtype"]` is the dtype to compute in, in place of the device's best.
     """
+    families = model_families()
     state, metadata = load_torch_file(path)
-    prefix = unet_prefix(state)
-    if prefix is not None:
-        unet_state: StateDict | None = with_prefix(state, prefix) if prefix else dict(state)
-    else:
-        inner = with_prefix(state, "unet.")
-        unet_state = diffusers_unet_to_original(inner or state)
-    if unet_state is None:
-        raise ModelFileError(path, "a UNet of Stable Diffusion 1.x, 2.x or SDXL", describe(state))
-    config = _model_config(path, unet_state, state, metadata)
+    network = families.find_network(state, alone=True)
+    if network is None:
+        raise ModelFileError(path, families.wanted(), describe(state))
+    layout, weights = network
+    config = _model_config(path, families, layout, weights, state, metadata)
     try:
-        return _diffusion_model(config, unet_state, model_options or {})
+        return _diffusion_model(config, weights, model_options or {})
     except ValueError as error:
-        raise ModelFileError(path, f"a UNet of {config.title}", str(error)) from error
+        raise ModelFileError(path, f"a {layout.network} of {config.title}", str(error)) from error
 
 
 def load_clip(paths: Sequence[Path], embedding_directories: Sequence[str] = ()) -> CLIP:
-    """The text encoders in files of their own: one for CLIP-L, OpenCLIP-H or OpenCLIP-G, two for SDXL."""
+    """The text encoders in files of their own, one file each: CLIP-L for Stable Diffusion 1.x, two for SDXL ..."""
+    families = model_families()
     texts: dict[str, StateDict] = {}
+    chain: TextChain | None = None
     for path in paths:
         state, _ = load_torch_file(path)
-        text = layouts.find_text_model(state)
-        if text is None:
+        told = families.tell_text_encoder(state)
+        if told is None:
             raise ModelFileError(path, "a CLIP text encoder", describe(state))
-        key = _text_kind(text)
+        chain, key, text = told
         if key in texts:
             raise ModelFileError(path, "two different text encoders", f"{key} for the second time")
         texts[key] = text
+    chain = families.text_chain_of(texts) or chain
+    if chain is None:
+        raise ValueError("no file of a text encoder was given")
     try:
-        return _clip(texts, embedding_directories)
+        return chain.build(texts, embedding_directories)
     except ValueError as error:
         names = " and ".join(str(path) for path in paths)
         raise ModelFileError(names, "CLIP text encoders", str(error)) from error
@@ -150,86 +125,38 @@ def load_vae(path: Path) -> VAE:
 
 
 def _model_config(
-    path: Path, unet_state: Mapping[str, Tensor], state: Mapping[str, Tensor], metadata: Mapping[str, str]
+    path: Path,
+    families: Families,
+    layout: Layout,
+    network: Weights,
+    file: Weights,
+    metadata: Mapping[str, str],
 ) -> ModelConfig:
     try:
-        numbers = unet_config(unet_state)
-        marks = {key: state[key] for key in _MARKS if key in state}
-        config = None if numbers is None else model_config(numbers, unet_state, marks, metadata)
+        sizes = layout.sizes(network)
+        config = None if sizes is None else families.config(layout, sizes, network, file, metadata)
     except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
-        raise ModelFileError(path, "a complete UNet", f"one whose {error} does not fit the rest") from error
+        expected = f"a complete {layout.network}"
+        raise ModelFileError(path, expected, f"one whose {error} does not fit the rest") from error
     if config is None:
-        raise ModelFileError(path, "a UNet of Stable Diffusion 1.x, 2.x or SDXL", f"the sizes {numbers}")
+        raise ModelFileError(path, f"a {layout.network} of {layout.title}", f"the sizes {sizes}")
     return config
 
 
-def _model_class(config: ModelConfig) -> type[BaseModel]:
-    edits = config.unet_config["in_channels"] == 8
-    if config.name == "sdxl":
-        return base_model.SDXLInstructPix2Pix if edits else base_model.SDXL
-    if config.name == "sd1" and edits:
-        return base_model.InstructPix2Pix
-    special: dict[str, type[BaseModel]] = {
-        "sdxl_refiner": base_model.SDXLRefiner,
-        "sd21_unclip": base_model.SD21UNCLIP,
-        "sd_x4_upscaler": base_model.X4Upscaler,
-    }
-    return special.get(config.name, BaseModel)
-
-
-def _diffusion_model(
-    config: ModelConfig, unet_state: Mapping[str, Tensor], options: Mapping[str, Any]
-) -> ModelPatcher:
+def _diffusion_model(config: ModelConfig, weights: Weights, options: Mapping[str, Any]) -> ModelPatcher:
+    what = f"the {config.family.layout.network}"
     try:
-        model = _model_class(config)(config, _MODEL_TYPES[config.prediction], device="meta")
+        model = config.family.model(config, "meta")
     except (TypeError, StopIteration, IndexError, ZeroDivisionError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"the UNet's sizes do not fit together ({error})") from error
-    missing, left_over = assign_weights(model.diffusion_model, unet_state)
-    if missing:
-        raise ValueError(f"{len(missing)} weights of the UNet are missing, as {missing[0]}")
-    if left_over:
-        log.debug("keys of no use in a UNet: %s", left_over)
-    stored = stored_dtype(unet_state)
+        raise ValueError(f"{what}'s sizes do not fit together ({error})") from error
+    fill(model.diffusion_model, weights, what)
+    stored = stored_dtype(weights)
     model.diffusion_model.dtype = stored
-    load_device = options.get("load_device") or devices.get_torch_device()
+    load_device = options.get("load_device") or get_torch_device()
     wanted = options.get("dtype")
     if wanted is None:
-        size = sum(tensor.numel() for tensor in unet_state.values())
+        size = sum(tensor.numel() for tensor in weights.values())
         wanted = unet_dtype(load_device, size, config.supported_inference_dtypes, stored)
     model.manual_cast_dtype = compute_dtype(wanted, load_device, config.supported_inference_dtypes)
-    offload_device = options.get("offload_device") or devices.unet_offload_device()
+    offload_device = options.get("offload_device") or unet_offload_device()
     return ModelPatcher(model, load_device, offload_device, weight_dtype=wanted)
-
-
-def _text_kind(state: Mapping[str, Tensor]) -> str:
-    """Which CLIP text model this is, by its depth or width."""
-    sizes = text_config(state)
-    assert sizes is not None
-    if sizes["layers"] > 30 or sizes["width"] == 1280:
-        return "clip_g"
-    if sizes["layers"] > 22 or sizes["width"] == 1024:
-        return "clip_h"
-    return "clip_l"
-
-
-def _clip(texts: Mapping[str, StateDict], embedding_directories: Sequence[str]) -> CLIP:
-    encoders: dict[str, text_encoder.TextEncoder] = {}
-    for key in sorted(texts, reverse=True):  # SDXL has CLIP-L first
-        sizes = text_config(texts[key])
-        if sizes is None:
-            raise ValueError(f"the text encoder {key} is incomplete")
-        sdxl = key == "clip_l" and "clip_g" in texts
-        habits = text_encoder.CLIP_L_SDXL if sdxl else _HABITS[key]
-        encoders[key] = text_encoder.TextEncoder(habits, sizes, device="meta")
-    model = text_encoder.TextEncoders(encoders)
-    for key, state in texts.items():
-        missing, left_over = assign_weights(getattr(model, key).transformer, state)
-        if missing:
-            raise ValueError(f"{len(missing)} weights of {key} are missing, as {missing[0]}")
-        if left_over:
-            log.debug("keys of no use in a text encoder: %s", left_over)
-    model.eval()
-    load_device = devices.text_encoder_device()
-    kept = text_encoder_dtype(load_device, stored_dtype(next(iter(texts.values()))))
-    patcher = ModelPatcher(model, load_device, devices.text_encoder_offload_device(), weight_dtype=kept)
-    return CLIP(model, tokenizer_for(model, embedding_directories), patcher)

@@ -1,161 +1,149 @@
-"""The families of models, as a table: how each is told from the others, and what it is used with."""
+"""What a family of diffusion models is: one registration that says all there is to know. No torch is imported here.
+
+A `Family` has a `Layout`, how its network's weights are named in files, which several families may share, and a
+`TextChain`, what its prompts go through. `ModelConfig` is what one file was found to be. What needs torch stands
+behind functions, which are called when a file of the family is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from comfyk_core_nodes.families.lora_keys import plain_lora_keys
 
-from comfyk_core_nodes.families.sd import latent_formats
-from comfyk_core_nodes.families.sd.latent_formats import LatentFormat
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-V_PREDICTION_SPREAD = 0.09
-"""Standard deviation of one norm's bias above which an SD 2.x UNet predicts v; its weights say it no other way."""
-_SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    from comfyk_core_nodes.latents.format import LatentFormat
+    from comfyk_core_nodes.text.clip import CLIP
+    from comfyk_core_nodes.text.lora_keys import KeyMap
+    from comfyk_core_nodes.weights.state_dict import StateDict
+
+Weights = Mapping[str, "Tensor"]
+Sizes = dict[str, Any]
+
+
+def _no_conversion(weights: Weights) -> StateDict | None:
+    return None
+
+
+def _no_marks(config: ModelConfig, network: Weights, file: Weights, metadata: Mapping[str, str]) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """How the weights of one kind of network are named in files, and how its sizes are read from them."""
+
+    title: str
+    """Whose, for messages: `Stable Diffusion 1.x, 2.x or SDXL`."""
+    network: str
+    """What the network is, for messages: `UNet`."""
+    prefix: Callable[[Weights], str | None]
+    """What stands before the network's own names in a file, perhaps nothing; None where there is no such network."""
+    sizes: Callable[[Weights], Sizes | None]
+    """The numbers that the network is built from, given its weights under their own names; None where they are not
+    all there. It may raise KeyError, IndexError, ZeroDivisionError or ValueError where they contradict each other."""
+    converted: Callable[[Weights], StateDict | None] = _no_conversion
+    """The weights in a file of the network alone that another program named, under their own names; None for
+    something else."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextChain:
+    """The text encoders of a family: where they are in files, and what a prompt becomes."""
+
+    places: tuple[tuple[str, str], ...]
+    """Which encoder (`clip_l`) is behind which prefix in a single-file checkpoint. A key may have several places."""
+    read: Callable[[Weights], StateDict | None]
+    """The encoder in weights without a prefix, under its own names; None where there is none."""
+    tell: Callable[[Weights], tuple[str, StateDict] | None]
+    """The key and the weights of the encoder in a file of its own; None for something else."""
+    build: Callable[[Mapping[str, StateDict], Sequence[str]], CLIP]
+    """The encoders with their tokenizers, of the weights by key, and the folders with embeddings. Raises ValueError
+    where weights are missing or do not fit."""
+    width: int | None = None
+    """Channels of a prompt, where they tell the family."""
+    known_as: str = ""
+    """The family in a word or two, for messages about prompts of this width."""
+
+    def in_checkpoint(self, weights: Weights) -> dict[str, StateDict]:
+        """The encoders of a single-file checkpoint, by their keys."""
+        from comfyk_core_nodes.weights.state_dict import with_prefix
+
+        found: dict[str, StateDict] = {}
+        for key, prefix in self.places:
+            # The second as this program's own saving nodes and a few others write them.
+            for before in (prefix, f"{key}.transformer."):
+                own = self.read(with_prefix(weights, before))
+                if own is not None:
+                    found[key] = own
+                    break
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """A family of models. `docs/families.md` shows how a plugin adds one."""
+
+    name: str
+    """A key, not for people: letters, digits, underscores."""
+    title: str
+    """For people, as it stands in a sentence: `the SDXL refiner`."""
+    layout: Layout
+    matches: Callable[[Mapping[str, Any]], bool]
+    """Whether a network of these sizes is of this family; families that share a layout are asked one by one."""
+    model: Callable[[ModelConfig, Any], Any]
+    """The `BaseModel` for a config, on a device (`meta`: without weights). Raises ValueError where the sizes do not
+    fit together."""
+    latent_format: Callable[[], LatentFormat]
+    text: TextChain | None = None
+    """None where the family takes no prompt."""
+    prediction: str = "eps"
+    """What the network predicts, with its kind of noise levels: a key of `base_model.PREDICTIONS`."""
+    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers of the noise levels that differ from those of their class (`sampling.model_sampling`): `shift` ..."""
+    read_marks: Callable[[ModelConfig, Weights, Weights, Mapping[str, str]], None] = _no_marks
+    """What sizes do not say: change the config by the network's weights, the file's, and its metadata."""
+    lora_keys: Callable[[nn.Module], KeyMap] = plain_lora_keys
+    """Under which names LoRA files speak of the weights of a `BaseModel`."""
+    memory_factor: float = 1.0
+    """How much memory a forward pass takes, against Stable Diffusion 1.x on a latent of the same size."""
+    dtypes: tuple[str, ...] = ("fp16", "bf16", "fp32")
+    """What the network computes well in, best first (`weights.dtypes.DTYPES`)."""
+    clip_vision_prefix: str | None = None
+    """Where checkpoints keep a CLIP vision model, if they have one."""
 
 
 @dataclass
 class ModelConfig:
-    """What a checkpoint was found to be. The attribute names are the field's."""
+    """What a file was found to be. The attribute names are the field's."""
 
-    name: str
-    """Of its family: a key, not for people."""
-    unet_config: dict[str, Any]
+    family: Family
+    unet_config: Sizes
     latent_format: LatentFormat
-    prediction: str
-    """`eps`, `v`, `edm` or `v_edm`."""
+    prediction: str = "eps"
     sampling_settings: dict[str, Any] = field(default_factory=dict)
-    memory_usage_factor: float = 1.0
-    text_encoders: tuple[str, ...] = ()
-    clip_vision_prefix: str | None = None
-    supported_inference_dtypes: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16, torch.float32)
+    describe_prompt: Callable[[int], str] = "{} channels".format
+    """The channels of a prompt in words, with the family that has as many."""
+
+    @property
+    def name(self) -> str:
+        return self.family.name
 
     @property
     def title(self) -> str:
-        """Its family in words, for messages."""
-        return next((family.title for family in FAMILIES if family.name == self.name), self.name)
+        return self.family.title
 
     @property
-    def is_inpainting(self) -> bool:
-        return self.unet_config["in_channels"] == 9
+    def memory_usage_factor(self) -> float:
+        return self.family.memory_factor
 
+    @property
+    def supported_inference_dtypes(self) -> tuple[torch.dtype, ...]:
+        from comfyk_core_nodes.weights.dtypes import DTYPES
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One row. `title` is for people; `matches` is given `unet_config`; the first row that matches counts."""
-
-    name: str
-    title: str
-    matches: Callable[[Mapping[str, Any]], bool]
-    text_encoders: tuple[str, ...]
-    latent_format: type[LatentFormat] = latent_formats.SD15
-    memory_usage_factor: float = 1.0
-    clip_vision_prefix: str | None = None
-    sampling_settings: tuple[tuple[str, Any], ...] = ()
-
-
-def _vector(config: Mapping[str, Any]) -> bool:
-    return config["adm_in_channels"] is not None
-
-
-def _starts_with_attention(config: Mapping[str, Any]) -> bool:
-    return bool(config["transformer_depth"]) and config["transformer_depth"][0] > 0
-
-
-def _is_refiner(config: Mapping[str, Any]) -> bool:
-    """Four levels, the first and the last of them without attention."""
-    return len(config["channel_mult"]) == 4 and config["transformer_depth"][-1] == 0
-
-
-FAMILIES = (
-    Family(
-        "sd_x4_upscaler",
-        "the Stable Diffusion x4 upscaler",
-        lambda c: c["in_channels"] == 7 and isinstance(c.get("num_classes"), int),
-        ("clip_h",),
-        latent_formats.SD_X4,
-        sampling_settings=(("linear_start", 0.0001), ("linear_end", 0.02)),
-    ),
-    Family(
-        "sd21_unclip",
-        "Stable Diffusion 2.1 unCLIP",
-        lambda c: _vector(c) and _starts_with_attention(c),
-        ("clip_h",),
-        clip_vision_prefix="embedder.model.visual.",
-    ),
-    Family(
-        "sdxl_refiner",
-        "the SDXL refiner",
-        lambda c: _vector(c) and _is_refiner(c),
-        ("clip_g",),
-        latent_formats.SDXL,
-    ),
-    Family("sdxl", "SDXL", _vector, ("clip_l", "clip_g"), latent_formats.SDXL, memory_usage_factor=0.8),
-    Family("sd2", "Stable Diffusion 2.x", lambda c: c["use_linear_in_transformer"], ("clip_h",)),
-    Family("sd1", "Stable Diffusion 1.x", lambda c: c["context_dim"] is not None, ("clip_l",)),
-)
-
-
-def model_config(
-    unet_config: dict[str, Any],
-    unet_state: Mapping[str, Tensor],
-    state: Mapping[str, Tensor] | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> ModelConfig | None:
-    """The family of a UNet, and how it was trained.
-
-    `unet_state` has the UNet's own keys; `state` the whole file's, where marks stand beside the networks: `v_pred`,
-    `ztsnr`, `edm_mean` and `edm_std` (Playground v2.5), `edm_vpred.sigma_max` (CosXL).
-    """
-    family = next((family for family in FAMILIES if family.matches(unet_config)), None)
-    if family is None:
-        return None
-    config = ModelConfig(
-        family.name,
-        unet_config,
-        family.latent_format(),
-        "eps",
-        dict(family.sampling_settings),
-        family.memory_usage_factor,
-        family.text_encoders,
-        family.clip_vision_prefix,
-    )
-    _find_prediction(config, unet_state, {} if state is None else state, metadata or {})
-    return config
-
-
-def _find_prediction(
-    config: ModelConfig,
-    unet_state: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-) -> None:
-    marks = {**{key: unet_state[key] for key in unet_state if "." not in key}, **state}
-    settings = config.sampling_settings
-    if "edm_mean" in marks and "edm_std" in marks:
-        config.latent_format = latent_formats.SDXL_Playground_2_5()
-        settings.update(sigma_data=0.5, sigma_max=80.0, sigma_min=0.002)
-        config.prediction = "edm"
-    elif "edm_vpred.sigma_max" in marks:
-        settings["sigma_max"] = float(marks["edm_vpred.sigma_max"])
-        if "edm_vpred.sigma_min" in marks:
-            settings["sigma_min"] = float(marks["edm_vpred.sigma_min"])
-        config.prediction = "v_edm"
-    elif "v_pred" in marks or metadata.get("modelspec.prediction_type") == "v":
-        config.prediction = "v"
-    elif config.name in ("sd2", "sd21_unclip", "sd_x4_upscaler"):
-        config.prediction = "v" if _sd2_predicts_v(config, unet_state) else "eps"
-    if config.prediction == "v" and "ztsnr" in marks:
-        settings["zsnr"] = True
-
-
-def _sd2_predicts_v(config: ModelConfig, unet_state: Mapping[str, Tensor]) -> bool:
-    if config.name == "sd_x4_upscaler":
-        return True
-    bias = unet_state.get(_SPREAD_KEY)
-    if bias is None or config.unet_config["in_channels"] != 4:
-        return False
-    return bool(bias.float().std(unbiased=False) > V_PREDICTION_SPREAD)
+        return tuple(DTYPES[name] for name in self.family.dtypes)

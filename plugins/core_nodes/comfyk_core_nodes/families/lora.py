@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from comfyk_core_nodes.families.sd.lora_keys import KeyMap, clip_key_map, unet_key_map
+from comfyk_core_nodes.families.lora_keys import plain_lora_keys
 from comfyk_core_nodes.memory.adapters import WeightAdapter
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.memory.residency import residency_of
+from comfyk_core_nodes.text.lora_keys import KeyMap, text_lora_keys
 from comfyk_core_nodes.weights.contents import LORA, describe
 from comfyk_core_nodes.weights.files import ModelFileError
 
@@ -76,9 +77,11 @@ def apply_lora(
     """
     names: KeyMap = {}
     if model is not None:
-        names.update(unet_key_map(model.model))
+        config = getattr(model.model, "model_config", None)
+        keys = plain_lora_keys if config is None else config.family.lora_keys
+        names.update(keys(model.model))
     if clip is not None:
-        names.update(clip_key_map(clip.cond_stage_model))
+        names.update(text_lora_keys(clip.cond_stage_model))
     patches = load_lora(lora, names, name=name)
     if not patches:
         other = _only_for(lora)

@@ -13,16 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from comfyk_core_nodes.images.batch import repeat_to_batch
+
 MAX_REPEATS = 4
 """How often the shorter of two prompts may be repeated to be as long as the longer one."""
-
-
-def repeat_to_batch(tensor: Tensor, batch_size: int) -> Tensor:
-    """`tensor` with `batch_size` items: the first ones, or all over and over."""
-    if tensor.shape[0] == batch_size:
-        return tensor
-    repeats = math.ceil(batch_size / tensor.shape[0])
-    return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))[:batch_size]
 
 
 def cut_area(tensor: Tensor, area: Sequence[int] | None, first_dim: int = 2) -> Tensor:

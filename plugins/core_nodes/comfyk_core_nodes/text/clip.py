@@ -12,7 +12,7 @@ from comfyk_core_nodes.memory.manager import load_models_gpu
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.text.encoders import TextEncoder, TextEncoders
 from comfyk_core_nodes.text.tokenizer import Chunk, ClipTokenizer, Tokenizer
-from comfyk_core_nodes.weights.files import assign_weights
+from comfyk_core_nodes.weights.assign import assign_weights
 from comfyk_core_nodes.weights.layers import stored_layers
 from comfyk_core_nodes.weights.mapped import drop_pages
 

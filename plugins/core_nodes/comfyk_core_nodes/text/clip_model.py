@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comfyk_core_nodes.weights.attention import dot_product_attention
-from comfyk_core_nodes.weights.files import count_blocks
 from comfyk_core_nodes.weights.layers import Embedding, LayerNorm, Linear
+from comfyk_core_nodes.weights.state_dict import count_blocks
 
 DIM_HEAD = 64
 

@@ -1,4 +1,4 @@
-"""How the same networks are named in the files of different programs, and their keys in the names used here.
+"""How text encoders are named in the files of different programs, and their keys in the names used here.
 
 Nothing is copied: keys are renamed, and what is stored in one tensor there and three here becomes views of it.
 """
@@ -10,9 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from comfyk_core_nodes.weights.files import StateDict, with_prefix
-
-# Text encoders ---------------------------------------------------------------------------------------------------
+from comfyk_core_nodes.weights.state_dict import StateDict, with_prefix
 
 _OPENCLIP = (
     ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
@@ -98,94 +96,3 @@ def find_text_model(state: Mapping[str, Tensor]) -> StateDict | None:
         if found is not None:
             return found
     return None
-
-
-CHECKPOINT_TEXT: dict[str, tuple[tuple[str, str], ...]] = {
-    "sd1": (("clip_l", "cond_stage_model.transformer."),),
-    "sd2": (("clip_h", "cond_stage_model.model."), ("clip_h", "conditioner.embedders.0.model.")),
-    "sdxl": (
-        ("clip_l", "conditioner.embedders.0.transformer."),
-        ("clip_g", "conditioner.embedders.1.model."),
-    ),
-    "sdxl_refiner": (("clip_g", "conditioner.embedders.0.model."),),
-}
-"""Where single-file checkpoints of a family keep which text encoder."""
-CHECKPOINT_TEXT["sd21_unclip"] = CHECKPOINT_TEXT["sd_x4_upscaler"] = CHECKPOINT_TEXT["sd2"]
-
-
-def checkpoint_text_models(state: Mapping[str, Tensor], family: str) -> dict[str, StateDict]:
-    """The text models of a single-file checkpoint, by their key (`clip_l` ...)."""
-    found: dict[str, StateDict] = {}
-    for key, prefix in CHECKPOINT_TEXT.get(family, ()):
-        model = text_model_state(with_prefix(state, prefix))
-        if model is None:
-            # As this program's own saving nodes and a few others write them.
-            model = text_model_state(with_prefix(state, f"{key}.transformer."))
-        if model is not None:
-            found[key] = model
-    return found
-
-
-# Autoencoders ----------------------------------------------------------------------------------------------------
-
-_VAE_PREFIXES = ("", "first_stage_model.", "vae.", "autoencoder.")
-_DIFFUSERS_VAE = (
-    (re.compile(r"\.conv_shortcut\."), ".nin_shortcut."),
-    (re.compile(r"\.conv_norm_out\."), ".norm_out."),
-    (re.compile(r"\.mid_block\.attentions\.0\."), ".mid.attn_1."),
-    (re.compile(r"encoder\.down_blocks\.(\d+)\.resnets\."), r"encoder.down.\1.block."),
-    (re.compile(r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\."), r"encoder.down.\1.downsample."),
-)
-_DIFFUSERS_MIDDLE = re.compile(r"\.mid_block\.resnets\.(\d+)\.")
-_DIFFUSERS_UP = re.compile(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers\.0)\.")
-_ATTENTION = {
-    "group_norm": "norm",
-    "query": "q",
-    "key": "k",
-    "value": "v",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "to_out.0": "proj_out",
-    "proj_attn": "proj_out",
-}
-
-
-def vae_state(state: Mapping[str, Tensor]) -> StateDict:
-    """The autoencoder in `state` with the original names: from a checkpoint, a file of its own, or diffusers."""
-    for prefix in _VAE_PREFIXES:
-        found = with_prefix(state, prefix) if prefix else dict(state)
-        if "decoder.conv_in.weight" in found or "taesd_decoder.1.weight" in found:
-            if "decoder.up_blocks.0.resnets.0.norm1.weight" in found:
-                found = diffusers_vae_to_original(found)
-            for inside in ("quant_conv", "post_quant_conv"):
-                half = "encoder" if inside == "quant_conv" else "decoder"
-                for name in ("weight", "bias"):
-                    if f"{half}.{inside}.{name}" in found:
-                        found[f"{inside}.{name}"] = found.pop(f"{half}.{inside}.{name}")
-            return found
-    return {}
-
-
-def diffusers_vae_to_original(state: Mapping[str, Tensor]) -> StateDict:
-    """diffusers' AutoencoderKL with the names, and the 1x1 convolutions, of the original."""
-    top = max((int(m[1]) for m in map(_DIFFUSERS_UP.match, state) if m), default=0)
-    out: StateDict = {}
-    for key, value in state.items():
-        name = key
-        for pattern, new in _DIFFUSERS_VAE:
-            name = pattern.sub(new, name)
-        name = _DIFFUSERS_MIDDLE.sub(lambda m: f".mid.block_{int(m[1]) + 1}.", name)
-        # Levels of the decoder are counted from the other end there.
-        name = _DIFFUSERS_UP.sub(
-            lambda m: f"decoder.up.{top - int(m[1])}.{'block' if m[2] == 'resnets' else 'upsample'}.", name
-        )
-        head, middle, rest = name.partition(".mid.attn_1.")
-        if middle:
-            layer, _, kind = rest.rpartition(".")
-            layer = _ATTENTION.get(layer, layer)
-            name = f"{head}{middle}{layer}.{kind}"
-            if layer != "norm" and kind == "weight" and value.ndim == 2:
-                value = value[:, :, None, None]
-        out[name] = value
-    return out

@@ -15,8 +15,8 @@ from comfyk import check_interrupted
 from torch import Tensor, nn
 
 from comfyk_core_nodes.weights.attention import dot_product_attention
-from comfyk_core_nodes.weights.files import count_blocks
 from comfyk_core_nodes.weights.layers import Conv2d, GroupNorm
+from comfyk_core_nodes.weights.state_dict import count_blocks
 
 
 class ResnetBlock(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comfyk_core_nodes.weights.files import assign_weights
+from comfyk_core_nodes.weights.assign import fill
 from comfyk_core_nodes.weights.layers import Conv2d
 
 WIDTH = 64
@@ -93,8 +93,7 @@ def load_decoder(state: Mapping[str, Tensor]) -> nn.Sequential:
     """
     if "1.weight" not in state:
         raise ValueError("these are not the weights of a TAESD decoder: there is no 1.weight")
-    model = decoder(state["1.weight"].shape[1], device="meta")
-    missing, _ = assign_weights(model, state)
-    if missing:
-        raise ValueError(f"these are not the weights of a TAESD decoder: there is no {missing[0]}")
-    return model.eval()
+    try:
+        return fill(decoder(state["1.weight"].shape[1], device="meta"), state, "the decoder")
+    except ValueError as error:
+        raise ValueError(f"these are not the weights of a TAESD decoder: {error}") from error

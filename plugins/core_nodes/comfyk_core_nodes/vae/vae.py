@@ -21,13 +21,13 @@ from comfyk_core_nodes.devices.device import (
 from comfyk_core_nodes.devices.exhausted import exhausted
 from comfyk_core_nodes.images.overlapping_tiles import count_tiles, tiled_scale
 from comfyk_core_nodes.memory.freeing import free_memory
+from comfyk_core_nodes.memory.managed import managed
 from comfyk_core_nodes.memory.manager import load_models_gpu
-from comfyk_core_nodes.text.layouts import vae_state
 from comfyk_core_nodes.vae.autoencoder import AutoencoderKL, autoencoder_config
+from comfyk_core_nodes.vae.layouts import vae_state
 from comfyk_core_nodes.vae.taesd import TAESD
-from comfyk_core_nodes.weights.build import managed
+from comfyk_core_nodes.weights.assign import fill
 from comfyk_core_nodes.weights.dtypes import intermediate_dtype, vae_dtype
-from comfyk_core_nodes.weights.files import assign_weights
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +72,7 @@ class VAE:
         state = dict(sd) if PIXELS in sd else vae_state(sd)
         self.first_stage_model, self.latent_channels, self.downscale_ratio = _build(state)
         self.upscale_ratio = self.downscale_ratio
-        missing, left_over = assign_weights(self.first_stage_model, state)
-        if missing:
-            raise ValueError(
-                f"the autoencoder is incomplete: {len(missing)} weights are missing, as {missing[0]}"
-            )
-        if left_over:
-            log.debug("keys of no use in an autoencoder: %s", left_over)
-        self.first_stage_model.eval()
+        fill(self.first_stage_model, state, "the autoencoder")
         self.device = vae_device() if device is None else device
         self.vae_dtype = vae_dtype(self.device, (torch.bfloat16, torch.float32)) if dtype is None else dtype
         self.output_device = intermediate_device()

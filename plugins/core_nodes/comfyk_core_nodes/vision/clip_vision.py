@@ -11,17 +11,13 @@ import torch
 from torch import Tensor
 
 from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.memory.managed import managed
 from comfyk_core_nodes.vision.transformer import VisionModel, VisionShape, vision_shape
-from comfyk_core_nodes.weights.build import Path, build, managed, reading
+from comfyk_core_nodes.weights.build import Path, build, reading
 from comfyk_core_nodes.weights.contents import describe
 from comfyk_core_nodes.weights.dtypes import text_encoder_dtype
-from comfyk_core_nodes.weights.files import (
-    ModelFileError,
-    StateDict,
-    load_torch_file,
-    stored_dtype,
-    with_prefix,
-)
+from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
+from comfyk_core_nodes.weights.state_dict import StateDict, stored_dtype, with_prefix
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher

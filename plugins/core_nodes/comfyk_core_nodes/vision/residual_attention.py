@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from comfyk_core_nodes.weights.attention import dot_product_attention
-from comfyk_core_nodes.weights.files import StateDict, count_blocks
 from comfyk_core_nodes.weights.layers import LayerNorm, Linear
+from comfyk_core_nodes.weights.state_dict import StateDict, count_blocks
 
 
 class QuickGELU(nn.Module):

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comfyk_core_nodes.weights.attention import dot_product_attention
-from comfyk_core_nodes.weights.files import count_blocks
 from comfyk_core_nodes.weights.layers import Conv2d, Embedding, LayerNorm, Linear
+from comfyk_core_nodes.weights.state_dict import count_blocks
 
 _DEEPEST_OPENAI = 24
 """Layers of the deepest model that OpenAI trained. They use a quick GELU, and those of OpenCLIP the exact one."""

@@ -1,4 +1,4 @@
-"""Reading weight files into a state dict, `{key: tensor}`, and looking at one.
+"""Reading weight files into a state dict, `{key: tensor}`.
 
 `.safetensors` files are mapped: the tensors are views of the file, and reading takes milliseconds whatever its size;
 with the setting `device.mmap` off, they are read.
@@ -13,7 +13,7 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from comfyk_core_nodes.devices.settings import device_settings
-
-StateDict = dict[str, Tensor]
+from comfyk_core_nodes.weights.state_dict import StateDict
 
 SAFE_SUFFIXES = frozenset({".safetensors", ".sft"})
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".pt2", ".bin", ".pkl"})
@@ -229,62 +228,3 @@ def flatten(loaded: Any, path: str | os.PathLike[str]) -> StateDict:
             inner = next(iter(loaded.values()))
         loaded = inner
     raise ModelFileError(path, "a dictionary of tensors", "none in the file")
-
-
-def with_prefix(state: Mapping[str, Tensor], prefix: str) -> StateDict:
-    """The entries whose key starts with `prefix`, without it."""
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-
-
-def count_blocks(keys: Iterable[str], pattern: str) -> int:
-    """How many of `pattern.format(0)`, `pattern.format(1)` ... some key starts with, counted without gaps."""
-    start, _, rest = pattern.partition("{}")
-    found = set()
-    for key in keys:
-        if key.startswith(start):
-            number = key[len(start) :].partition(".")[0] if not rest else key[len(start) :].partition(rest)[0]
-            if number.isdecimal():
-                found.add(int(number))
-    count = 0
-    while count in found:
-        count += 1
-    return count
-
-
-def stored_dtype(state: Mapping[str, Tensor], prefix: str = "") -> torch.dtype:
-    """The floating dtype that most weights under `prefix` are stored in; float32 where there are none."""
-    sizes: dict[torch.dtype, int] = {}
-    for key, value in state.items():
-        if key.startswith(prefix) and value.is_floating_point():
-            sizes[value.dtype] = sizes.get(value.dtype, 0) + value.numel()
-    return max(sizes, key=lambda dtype: sizes[dtype]) if sizes else torch.float32
-
-
-def assign_weights(module: torch.nn.Module, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Make the tensors of `state` the parameters of `module` (built on the meta device), without a copy.
-
-    Returns the keys that `module` lacks values for (missing) and those it has no place for (left over).
-    Raises ValueError with the key and both shapes where a shape does not fit.
-    """
-    from comfyk_core_nodes.weights.layers import StoredWeights
-
-    left_over: list[str] = []
-    wanted = module.state_dict(keep_vars=True)
-    modules = dict(module.named_modules())
-    for key, value in state.items():
-        owner_name, _, name = key.rpartition(".")
-        owner = modules.get(owner_name)
-        if name in ("scale_weight", "weight_scale") and isinstance(owner, StoredWeights):
-            owner.scale_weight = value
-            continue
-        target = wanted.pop(key, None)
-        if target is None or owner is None:
-            left_over.append(key)
-            continue
-        if target.shape != value.shape:
-            raise ValueError(f"{key} has the shape {list(value.shape)}, not {list(target.shape)}")
-        if isinstance(target, torch.nn.Parameter):
-            owner.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
-        else:
-            owner.register_buffer(name, value)
-    return list(wanted), left_over

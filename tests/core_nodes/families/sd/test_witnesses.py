@@ -17,7 +17,7 @@ from comfyk_core_nodes.text import encoders as text_encoder
 from comfyk_core_nodes.text.clip_model import text_config
 from comfyk_core_nodes.text.tokenizer import END, START
 from comfyk_core_nodes.vae.autoencoder import AutoencoderKL, autoencoder_config
-from comfyk_core_nodes.weights.files import assign_weights
+from comfyk_core_nodes.weights.assign import assign_weights
 from comfyk_core_nodes.weights.layers import prepare_layers, release_layers
 from torch import Tensor, nn
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.families.base_model import BaseModel, InstructPix2Pix
+from comfyk_core_nodes.families.base_model import BaseModel
 from comfyk_core_nodes.families.family import ModelConfig
 from comfyk_core_nodes.families.sd.latent_formats import SD15
+from comfyk_core_nodes.families.sd.models import InstructPix2Pix, StableDiffusion
+from comfyk_core_nodes.families.sd.registrations import SD1
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 
 from .recipes import Network, wave
@@ -32,10 +34,10 @@ UNET = {
 }
 
 
-def sd1(kind: type[BaseModel] = BaseModel, in_channels: int = 4) -> BaseModel:
+def sd1(kind: type[StableDiffusion] = StableDiffusion, in_channels: int = 4) -> BaseModel:
     """A model whose network has no weights yet."""
     with torch.device("meta"):
-        return kind(ModelConfig("sd1", {**UNET, "in_channels": in_channels}, SD15(), "eps"))
+        return kind(ModelConfig(SD1, {**UNET, "in_channels": in_channels}, SD15(), "eps"))
 
 
 def patcher_of(model: BaseModel) -> ModelPatcher:

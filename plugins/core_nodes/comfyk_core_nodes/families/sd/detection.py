@@ -7,17 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from comfyk_core_nodes.weights.files import count_blocks, with_prefix
-
-UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "unet.")
-"""Where single-file checkpoints, and files that were cut out of them, keep the UNet."""
+from comfyk_core_nodes.weights.state_dict import count_blocks, with_prefix
 
 _FIRST = "input_blocks.0.0.weight"
-
-
-def unet_prefix(state: Mapping[str, Tensor]) -> str | None:
-    """The prefix of a UNet in the original layout, or None where there is none."""
-    return next((prefix for prefix in ("", *UNET_PREFIXES) if prefix + _FIRST in state), None)
 
 
 def _depth(state: Mapping[str, Tensor], block: str) -> int:

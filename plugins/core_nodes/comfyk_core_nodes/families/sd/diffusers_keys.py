@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from comfyk_core_nodes.weights.files import StateDict, count_blocks
+from comfyk_core_nodes.weights.state_dict import StateDict, count_blocks
 
 _RESNET = (
     ("in_layers.0", "norm1"),

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from comfyk import check_interrupted
 from torch import Tensor, nn
 
+from comfyk_core_nodes.families.sd.transformer import SpatialTransformer
 from comfyk_core_nodes.memory.extensions import wrapped
-from comfyk_core_nodes.weights.attention import SpatialTransformer, TransformerOptions
+from comfyk_core_nodes.weights.attention import TransformerOptions
 from comfyk_core_nodes.weights.layers import Conv2d, Embedding, GroupNorm, Linear
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from comfyk_core_nodes.nodes.limits import MAX_RESOLUTION
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from comfyk_core_nodes.conditioning.edit import Conditioning
+    from comfyk_core_nodes.sampling.conditioning import Conditioning
 
 
 class ConditioningCombine(io.ComfyNode):

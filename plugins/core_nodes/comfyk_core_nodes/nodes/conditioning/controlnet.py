@@ -12,9 +12,9 @@ from comfyk_core_nodes.nodes.loaders.model_files import model_names, model_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from comfyk_core_nodes.conditioning.edit import Conditioning
     from comfyk_core_nodes.control.base import ControlBase
     from comfyk_core_nodes.memory.patcher import ModelPatcher
+    from comfyk_core_nodes.sampling.conditioning import Conditioning
     from comfyk_core_nodes.vae.vae import VAE
 
 UNION_TYPES = ("auto", *UNION_CONTROLNET_TYPES)

@@ -11,8 +11,8 @@ from comfyk_core_nodes.nodes.limits import MAX_RESOLUTION
 from comfyk_core_nodes.nodes.loaders.model_files import model_names, model_path
 
 if TYPE_CHECKING:
-    from comfyk_core_nodes.conditioning.edit import Conditioning
     from comfyk_core_nodes.memory.patcher import ModelPatcher
+    from comfyk_core_nodes.sampling.conditioning import Conditioning
     from comfyk_core_nodes.text.clip import CLIP
 
 

@@ -9,8 +9,8 @@ from comfyk import io
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from comfyk_core_nodes.conditioning.edit import Conditioning
     from comfyk_core_nodes.memory.patcher import ModelPatcher
+    from comfyk_core_nodes.sampling.conditioning import Conditioning
     from comfyk_core_nodes.vae.vae import VAE
 
 _LEAST = 4

@@ -12,7 +12,7 @@ from comfyk_core_nodes.nodes.loaders.model_files import model_names, model_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from comfyk_core_nodes.conditioning.edit import Conditioning
+    from comfyk_core_nodes.sampling.conditioning import Conditioning
     from comfyk_core_nodes.vision.clip_vision import ClipVisionModel, ClipVisionOutput
     from comfyk_core_nodes.vision.style import StyleModel
 

@@ -11,8 +11,8 @@ from comfyk_core_nodes.nodes.limits import MAX_SEED
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from comfyk_core_nodes.conditioning.edit import Conditioning
     from comfyk_core_nodes.memory.patcher import ModelPatcher
+    from comfyk_core_nodes.sampling.conditioning import Conditioning
     from comfyk_core_nodes.sampling.guidance import CFGGuider, Sampler
     from comfyk_core_nodes.sampling.latents import Latent, Noise
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from comfyk import io
 
 if TYPE_CHECKING:
-    from comfyk_core_nodes.conditioning.edit import Conditioning
     from comfyk_core_nodes.memory.patcher import ModelPatcher
+    from comfyk_core_nodes.sampling.conditioning import Conditioning
 
 
 class BasicGuider(io.ComfyNode):

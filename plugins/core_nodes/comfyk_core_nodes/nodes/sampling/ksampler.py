@@ -10,8 +10,8 @@ from comfyk_core_nodes.nodes.limits import MAX_SEED
 from comfyk_core_nodes.sampling.names import SAMPLER_NAMES, SCHEDULER_NAMES
 
 if TYPE_CHECKING:
-    from comfyk_core_nodes.conditioning.edit import Conditioning
     from comfyk_core_nodes.memory.patcher import ModelPatcher
+    from comfyk_core_nodes.sampling.conditioning import Conditioning
     from comfyk_core_nodes.sampling.latents import Latent
 
 
