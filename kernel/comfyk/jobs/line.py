@@ -14,8 +14,8 @@ from comfyk.jobs.waiting import WaitingJobs
 class Line(Protocol):
     """What the queue asks of it. A change is durable on return; StoreError means that nothing was changed."""
 
-    async def load(self) -> int:
-        """Find what is left from the last time. Returns the number of the next job."""
+    async def load(self, max_attempts: int) -> tuple[int, list[Job]]:
+        """Find what is left from the last time. Returns the number of the next job, and those that were tried too often."""
         ...
 
     async def add(self, job: Job, *, running: bool) -> None:
@@ -59,12 +59,16 @@ class OwnLine:
         self._store = store
         self._waiting = WaitingJobs()
 
-    async def load(self) -> int:
+    async def load(self, max_attempts: int) -> tuple[int, list[Job]]:
         next_number = 0
+        given_up: list[Job] = []
         for job in await self._store.unfinished():
             next_number = max(next_number, int(abs(job.number)) + 1)
-            self._waiting.push(job)
-        return next_number
+            if job.attempts >= max_attempts:
+                given_up.append(job)
+            else:
+                self._waiting.push(job)
+        return next_number, given_up
 
     async def add(self, job: Job, *, running: bool) -> None:
         if running:
@@ -127,10 +131,11 @@ class SharedLine:
         self._store = store
         self._length = 0
 
-    async def load(self) -> int:
+    async def load(self, max_attempts: int) -> tuple[int, list[Job]]:
         running, waiting = await self._store.listing()
         self._length = len(running) + len(waiting)
-        return max((int(abs(job.number)) + 1 for job in (*running, *waiting)), default=0)
+        # Those that were tried too often may be running elsewhere: who takes one gives it up.
+        return max((int(abs(job.number)) + 1 for job in (*running, *waiting)), default=0), []
 
     async def add(self, job: Job, *, running: bool) -> None:
         await self._store.add(job, started_at=now_ms() if running else None)

@@ -125,7 +125,9 @@ class JobQueue:
 
     async def start(self) -> None:
         """Take up what was left the last time, and begin to work."""
-        self._next_number = await self._line.load()
+        self._next_number, given_up = await self._line.load(self._max_attempts)
+        for job in given_up:
+            await self._give_up(_Running(job, begun=True, told={}))
         if self._line.length:
             log.info("%d jobs are still in the queue from the last time", self._line.length)
         loop = asyncio.get_running_loop()
@@ -390,8 +392,7 @@ class JobQueue:
         job = running.job
         before = [ending.task for ending in self._ending.values() if ending.task is not None]
         if job.attempts >= self._max_attempts and not running.begun:
-            log.error("job %s ended the server process %d times; it failed", job.id, job.attempts)
-            await self._end(running, _crashed(job))
+            await self._give_up(running)
             return
         try:
             await self._begin(running)
@@ -467,7 +468,8 @@ class JobQueue:
     async def _end(self, running: _Running, outcome: Outcome) -> None:
         """Store how a job ended, then tell everybody. The next one is started meanwhile."""
         job = running.job
-        self._ending[job.id] = self._running.pop(job.id)
+        self._running.pop(job.id, None)
+        self._ending[job.id] = running
         self._wake.set()
         last = ending_of(job, outcome)
         try:
@@ -484,6 +486,12 @@ class JobQueue:
         self._changed()
         self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
         self._resolve(job, outcome)
+
+    async def _give_up(self, running: _Running) -> None:
+        """The job took the process down each time."""
+        job = running.job
+        log.error("job %s ended the server process %d times; it failed", job.id, job.attempts)
+        await self._end(running, _crashed(job))
 
     async def _again(self, running: _Running, error: ExecutorDied) -> None:
         """The executor died: the attempt counts, and the job runs again unless there were too many."""
