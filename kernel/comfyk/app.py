@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfyk.context import active_app, set_app
+from comfyk.database import Database, DatabaseError
 from comfyk.events import Event, EventBus
-from comfyk.execution.executor import Executor
-from comfyk.jobs.memory import MemoryJobStore
+from comfyk.jobs.executor import Executor
 from comfyk.jobs.queue import JobQueue
 from comfyk.nodes.object_info import ObjectInfo
 from comfyk.nodes.registry import NodeRegistry
 from comfyk.packs import Packs
-from comfyk.plugins import Plugins
 
 if TYPE_CHECKING:
     from comfyk.jobs.store import JobStore
+    from comfyk.plugins import Plugins
     from comfyk.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,14 +29,14 @@ class App:
     """One comfyk: `async with App(settings, plugins):` has a running queue and all nodes.
 
     Attributes of interest to a plugin: `settings`, `plugins`, `hook` (call hooks), `events`, `folders`, `nodes`,
-    `object_info`, `packs`, `web_directories`, `executor` and `jobs`.
+    `object_info`, `packs`, `web_directories`, `executor`, `jobs` and `restarting`.
     """
 
     def __init__(self, settings: Settings, plugins: Plugins, *, store: JobStore | None = None) -> None:
         """`store` is used for the jobs instead of the one that a plugin opens."""
         self.settings = settings
         self.plugins = plugins
-        self.hook = plugins.hook
+        self.hook = plugins.bound_to(self)
         self.events = EventBus()
         self.folders = settings.make_folders()
         self.nodes = NodeRegistry()
@@ -46,8 +45,12 @@ class App:
         self.web_directories: dict[str, Path] = {}
         self.executor: Executor
         self.jobs: JobQueue
+        self.restarting = False
+        """Whether the server starts again once it has stopped."""
+        self._stop_asked = asyncio.Event()
         self._registered = False
         self._started = AsyncExitStack()
+        self._databases = AsyncExitStack()
         self._store = store
 
     def active(self) -> AbstractContextManager[App]:
@@ -60,11 +63,12 @@ class App:
             return
         self._registered = True
         with self.active():
-            self.plugins.call("comfyk_register_folders", folders=self.folders)
-            self.plugins.call("comfyk_register_nodes", app=self)
+            self.hook.comfyk_register_folders(folders=self.folders)
+            self.hook.comfyk_register_nodes()
+            self.hook.comfyk_before_packs()
             self.packs.load()
-            self.plugins.call("comfyk_register_node_replacements", app=self)
-            for directories in self.plugins.call("comfyk_register_web_directories", app=self):
+            self.hook.comfyk_register_node_replacements()
+            for directories in self.hook.comfyk_register_web_directories():
                 self.web_directories.update(directories)
 
     async def start(self) -> None:
@@ -75,39 +79,66 @@ class App:
         self.register()
         await self.packs.load_async()
         async with AsyncExitStack() as started:
-            store = self._store or self.hook.comfyk_open_job_store(app=self) or MemoryJobStore()
+            started.push_async_callback(self._databases.aclose)
+            store = self._store or self.hook.comfyk_open_job_store()
             started.push_async_callback(store.close)
-            made = self.plugins.call("comfyk_create_executor", app=self)
-            self.executor = made[0] if made else Executor(self)
-            started.callback(self.executor.stop)
-            self.jobs = JobQueue(self, store)
-            if self.plugins.implements("comfyk_event"):
+            self.executor = self.hook.comfyk_create_executor()
+            started.push_async_callback(self.executor.stop)
+            self.jobs = JobQueue(
+                store,
+                self.executor,
+                self.nodes,
+                self.events,
+                self.hook,
+                self.settings.jobs.max_attempts,
+            )
+            if self.hook.implements("comfyk_event"):
                 started.callback(self.events.subscribe(self._tell_plugins))
-            started.push_async_callback(self.plugins.call_async, "comfyk_shutdown", app=self, reverse=True)
-            await self.plugins.call_async("comfyk_startup", app=self)
-            self.executor.start()
+            started.push_async_callback(self.hook.comfyk_shutdown)
+            await self.hook.comfyk_startup()
             started.push_async_callback(self.jobs.stop)
             await self.jobs.start()
             self._started = started.pop_all()
 
     def _tell_plugins(self, event: Event) -> None:
-        self.plugins.call("comfyk_event", app=self, event=event)
+        self.hook.comfyk_event(event=event)
 
     async def serve(self) -> list[str]:
         """Let clients in. Returns the addresses that they can use; raises what the listening plugin raises."""
-        addresses: list[str] = []
-        begun = self.hook.comfyk_serve(app=self)
-        try:
-            for waiting in begun:
-                addresses += (await waiting if inspect.isawaitable(waiting) else waiting) or []
-        finally:
-            for waiting in begun:  # those behind one that failed
-                if inspect.iscoroutine(waiting):
-                    waiting.close()
-        return addresses
+        return [address for addresses in await self.hook.comfyk_serve() for address in addresses]
+
+    async def open_database(self, name: str, migrations: Path | None = None) -> Database:
+        """A database of a plugin's own, opened by another plugin such as storage; closed when the app stops.
+
+        `name` is a plugin's name, or begins with it; `migrations` is a folder of alembic revisions, which are applied.
+        Raises DatabaseError.
+        """
+        with self.active():
+            database = await asyncio.to_thread(self.hook.comfyk_open_database, name=name, migrations=migrations)
+        if database is None:
+            raise DatabaseError(
+                f"The database {name!r} cannot be opened: no plugin offers databases. Install comfyk-storage, or "
+                "enable it with `comfyk plugin enable storage`."
+            )
+        self._databases.push_async_callback(asyncio.to_thread, database.close)
+        return database
+
+    def request_stop(self, restart: bool = False, reason: str = "") -> None:
+        """Have the server stop soon, in good order, and with `restart` start again at once; from any thread.
+
+        Running jobs are interrupted and run again after the next start. On POSIX a restart keeps the process id.
+        `reason` is for the log.
+        """
+        log.info("%s%s", "restarting" if restart else "stopping", f": {reason}" if reason else "")
+        self.restarting = restart
+        self.events.call(self._stop_asked.set)
+
+    async def wait_for_stop(self) -> None:
+        """Return when `request_stop` was called."""
+        await self._stop_asked.wait()
 
     async def stop(self) -> None:
-        """Stop in the reverse order. A running job is interrupted and stays in the queue for the next start."""
+        """Stop in the reverse order. Running jobs are interrupted and stay in the queue for the next start."""
         await self._started.aclose()
         self.events.deliver()
 

@@ -48,12 +48,50 @@ class QueueChanged(Event):
 
 @dataclass(slots=True, kw_only=True)
 class JobEvent(Event):
-    """An event of one job."""
+    """An event of one job. The queue sees to it that it names the job's client and user."""
 
     job_id: str
+    user: str = "default"
+    """Whose job it is."""
 
     def data(self) -> dict[str, Any]:
         return {"prompt_id": self.job_id}
+
+
+@dataclass(slots=True, kw_only=True)
+class JobQueued(JobEvent):
+    """A prompt was accepted. Not told to clients."""
+
+
+@dataclass(slots=True, kw_only=True)
+class JobEnded(JobEvent):
+    """A job has ended in whatever way, also one that never ran; it is stored, and clients were told. Not told to them."""
+
+    status: str
+    """A `JobStatus`: `completed`, `failed` or `cancelled`."""
+    seconds: float | None = None
+    """How long it ran; None when it did not."""
+
+
+@dataclass(slots=True, kw_only=True)
+class HistoryDeleted(Event):
+    """Jobs that had ended were deleted from the history. Not told to clients."""
+
+    ids: list[str] | None
+    """None: all, of one user if `user` is given."""
+    user: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Message(Event):
+    """A message of any type to one client (`client_id`) or to all: for plugins."""
+
+    message_type: str
+    content: Any = None
+    """JSON, the message's `data`; `bytes` are sent as a binary message, as they are."""
+
+    def data(self) -> Any:
+        return self.content
 
 
 @dataclass(slots=True, kw_only=True)
@@ -257,7 +295,7 @@ class EventBus:
     """
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, tuple[type[Event], ...]]] = []
         self._waiting: deque[Event | Callable[[], None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -269,10 +307,11 @@ class EventBus:
         self._loop = loop
         self._thread = threading.get_ident()
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with each event, on the loop; it must not block. Returns what ends it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def subscribe(self, listener: Listener, *types: type[Event]) -> Callable[[], None]:
+        """Call `listener` with each event (of these types), on the loop; it must not block. Returns what ends it."""
+        entry = (listener, types or (Event,))
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry)
 
     def emit(self, event: Event) -> None:
         """Hand an event over, from any thread. Without a loop (yet) it waits for one."""
@@ -320,7 +359,9 @@ class EventBus:
             if not isinstance(event, Event):
                 event()
                 continue
-            for listener in tuple(self._listeners):
+            for listener, types in tuple(self._listeners):
+                if not isinstance(event, types):
+                    continue
                 try:
                     listener(event)
                 except Exception:

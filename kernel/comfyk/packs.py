@@ -155,7 +155,7 @@ class Packs:
     def _load(self, pack: _Pack) -> None:
         app, info = self._app, pack.info
         with self._step(pack), app.active():
-            if app.hook.comfyk_load_pack(app=app, path=info.path):
+            if app.hook.comfyk_load_pack(path=info.path, pack=info):
                 info.state = "loaded"
                 return
             pack.module = _module_name(info.path)

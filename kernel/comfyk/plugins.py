@@ -1,4 +1,4 @@
-"""Which plugins there are, in which order their hooks run, and what went wrong in each.
+"""Which plugins there are, and what went wrong in each. How their hooks are called is in `comfyk.hooks`.
 
 A plugin is found through an entry point in the group `comfyk` and bears its name. Nothing that a plugin does
 keeps another one, or the server, from starting: errors are kept per plugin and shown by `comfyk plugin list`.
@@ -13,14 +13,16 @@ import json
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pluggy
+from comfyk import builtin, hooks, hookspecs
+from comfyk.hooks import PROJECT, BoundHooks, HookCalls
 
-from comfyk import hookspecs
+if TYPE_CHECKING:
+    from comfyk.app import App
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,10 @@ ERRORS_FILE = "comfyk/plugin-errors.json"
 
 PluginState = Literal["enabled", "disabled", "failed"]
 
-_SPECS = frozenset(name for name in vars(hookspecs) if name.startswith("comfyk_"))
+KERNEL = "kernel"
+"""The plugin that the kernel itself is: there in every process, called last."""
+
+_HERE = (__file__, hooks.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +70,28 @@ class _Plugin:
 
 
 class Plugins:
-    """The plugins of one process. `Plugins()` has none; `Plugins.discover()` has all that are installed.
-
-    `hook` calls a hook of all plugins in pluggy's way: the first exception ends the call. `call` and
-    `call_async` keep each plugin's exceptions to itself.
-    """
+    """The plugins of one process. `Plugins()` has the kernel's own alone; `Plugins.discover()` all that are installed."""
 
     def __init__(self, disabled: Iterable[str] = ()) -> None:
         self.disabled = frozenset(disabled)
         self._plugins: dict[str, _Plugin] = {}
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
-        self.hook = self._manager.hook
+        self._loaded: dict[str, object] = {}
+        self._hooks = HookCalls(self.record)
+        self._hooks.add_specs(hookspecs)
+        self.add(KERNEL, lambda: builtin, builtin.__name__)
 
     @classmethod
     def discover(cls, disabled: Iterable[str] = ()) -> Plugins:
         """Import every installed plugin that is not disabled."""
         plugins = cls(disabled)
-        found = importlib.metadata.entry_points(group=hookspecs.PROJECT)
+        found = importlib.metadata.entry_points(group=PROJECT)
         # pluggy calls the plugin that was registered last first, and hooks shall run in alphabetical order.
-        for entry_point in sorted(found, key=lambda entry: entry.name, reverse=True):
-            plugins.add(entry_point.name, entry_point.load, entry_point.value, entry_point.dist)
+        entry_points = sorted(found, key=lambda entry: entry.name, reverse=True)
+        for entry_point in entry_points:
+            plugins._load(entry_point.name, entry_point.load, entry_point.value, entry_point.dist)
+        plugins._add_hooks()
+        for name in [entry_point.name for entry_point in entry_points]:
+            plugins._register(name)
         for name in sorted(plugins.disabled - plugins._plugins.keys()):
             close = difflib.get_close_matches(name, plugins._plugins, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -100,113 +106,114 @@ class Plugins:
         distribution: importlib.metadata.Distribution | None = None,
     ) -> None:
         """Load one more plugin, unless it is disabled. Never raises: see `infos` for what became of it."""
+        self._load(name, load, module, distribution)
+        self._add_hooks()
+        self._register(name)
+
+    def register(self, loaded: object, name: str | None = None) -> None:
+        """Add a module or object with hooks that is at hand already."""
+        self.add(name or getattr(loaded, "__name__", type(loaded).__name__), lambda: loaded)
+
+    def _load(
+        self,
+        name: str,
+        load: Callable[[], object],
+        module: str,
+        distribution: importlib.metadata.Distribution | None,
+    ) -> None:
+        """Import a plugin. Its hooks are registered once the hooks are known that all plugins add."""
         if name in self._plugins:
             # Both go by one name, so neither can be told from the other in the settings.
             message = f"two plugins are called {name!r}: {self._plugins[name].module} and {module}"
             self._plugins[name].errors["name"] = PluginError("name", message)
             log.error(message)
             return
-        plugin = _Plugin(name, "disabled" if name in self.disabled else "enabled", module, distribution)
+        state: PluginState = "disabled" if name in self.disabled and name != KERNEL else "enabled"
+        plugin = _Plugin(name, state, module, distribution)
         self._plugins[name] = plugin
         if plugin.state == "disabled":
             return
         try:
             loaded = load()
-            self._manager.register(loaded, name)
         except (Exception, SystemExit) as error:
             plugin.state = "failed"
-            if self._manager.has_plugin(name):
-                self._manager.unregister(name=name)
             self._record(plugin, "import", error)
             return
         plugin.module = plugin.module or getattr(loaded, "__name__", type(loaded).__name__)
-        self._check_names(plugin, loaded)
+        self._loaded[name] = loaded
 
-    def register(self, loaded: object, name: str | None = None) -> None:
-        """Add a module or object with hooks that is at hand already."""
-        self.add(name or getattr(loaded, "__name__", type(loaded).__name__), lambda: loaded)
+    def _add_hooks(self) -> None:
+        """Add the hooks that newly loaded plugins have for others. They come first: all may use them."""
+        for name, loaded in self._loaded.items():
+            function = getattr(loaded, "comfyk_add_hooks", None)
+            if not hasattr(function, "comfyk_impl"):
+                continue
+            try:
+                added = function()  # type: ignore[misc]
+                if added is not None:
+                    self._hooks.add_specs(added)
+            except (Exception, SystemExit) as error:
+                self.record(name, "comfyk_add_hooks", error)
 
-    def _check_names(self, plugin: _Plugin, loaded: object) -> None:
-        """Report what looks like a hook and will never be called."""
-        for caller in self._manager.get_hookcallers(loaded) or ():
+    def _register(self, name: str) -> None:
+        loaded = self._loaded.pop(name, None)
+        if loaded is None:
+            return
+        plugin = self._plugins[name]
+        try:
+            callers = self._hooks.register(loaded, name)
+        except (Exception, SystemExit) as error:
+            plugin.state = "failed"
+            self._record(plugin, "import", error)
+            return
+        for caller in callers:
             plugin.hooks.append(caller.name)
-            impls = [impl for impl in caller.get_hookimpls() if impl.plugin is loaded]
-            if caller.name not in _SPECS and not any(impl.optionalhook for impl in impls):
-                close = difflib.get_close_matches(caller.name, _SPECS, 1)
+            impls = self._hooks.implementations_of(caller, loaded)
+            if caller.name not in self._hooks.specs and not any(impl.optionalhook for impl in impls):
+                close = difflib.get_close_matches(caller.name, self._hooks.specs, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 self._complain(plugin, caller.name, f"there is no hook {caller.name}{hint}")
         plugin.hooks.sort()
-        for name in _SPECS - set(plugin.hooks):
-            function = inspect.getattr_static(loaded, name, None)
+        for hook in self._hooks.specs.keys() - set(plugin.hooks):
+            function = inspect.getattr_static(loaded, hook, None)
             if inspect.isfunction(function) and not hasattr(function, "comfyk_impl"):
-                self._complain(plugin, name, f"{name} has no @hookimpl and is not called")
+                self._complain(plugin, hook, f"{hook} has no @hookimpl and is not called")
 
     # --- calls ---------------------------------------------------------------------------------------------
 
-    def implements(self, hook: str) -> bool:
-        """Whether any plugin has this hook."""
-        return bool(getattr(self.hook, hook).get_hookimpls())
+    def call(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook before there is an app: the results that are not None, or the first one.
 
-    def call(self, hook: str, **arguments: Any) -> list[Any]:
-        """Call a hook of every plugin, and return the results that are not None.
-
-        A plugin that raises is logged and recorded, and the next is called.
+        With an app, call `app.hook.NAME(...)`.
         """
-        return [result for _, result in self.call_each(hook, **arguments)]
+        return self._hooks.call(hook, **arguments)
 
     def call_each(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """Like `call`, with the name of the plugin that each result is from."""
-        results: list[tuple[str, Any]] = []
-        for plugin, function in self._implementations(hook, arguments):
-            try:
-                result = function()
-                if inspect.iscoroutine(result):
-                    result.close()
-                    raise TypeError(f"{hook} cannot be async")
-            except (Exception, SystemExit) as error:
-                self._record(plugin, hook, error)
-            else:
-                if result is not None:
-                    results.append((plugin.name, result))
-        return results
+        return self._hooks.call_each(hook, **arguments)
 
-    async def call_async(self, hook: str, *, reverse: bool = False, **arguments: Any) -> list[Any]:
-        """Like `call`, and awaits what is awaitable, one plugin after the other."""
-        implementations = list(self._implementations(hook, arguments))
-        results: list[Any] = []
-        for plugin, function in reversed(implementations) if reverse else implementations:
-            try:
-                result = function()
-                if inspect.isawaitable(result):
-                    result = await result
-            except (Exception, SystemExit) as error:
-                self._record(plugin, hook, error)
-            else:
-                if result is not None:
-                    results.append(result)
-        return results
+    async def call_async(self, hook: str, **arguments: Any) -> Any:
+        """Like `call`, for async hooks."""
+        return await self._hooks.call_async(hook, **arguments)
 
-    def _implementations(
-        self, hook: str, arguments: dict[str, Any]
-    ) -> Iterator[tuple[_Plugin, Callable[[], Any]]]:
-        for impl in reversed(getattr(self.hook, hook).get_hookimpls()):
-            plugin = self._plugins[impl.plugin_name]
-            if impl.wrapper or impl.hookwrapper:
-                self._complain(plugin, hook, f"{hook} cannot be wrapped: plugins are called one by one")
-                continue
-            values = [arguments[name] for name in impl.argnames]
-            yield plugin, lambda impl=impl, values=values: impl.function(*values)
+    def bound_to(self, app: App) -> BoundHooks:
+        """The hooks, called with `app` as the app."""
+        return BoundHooks(self._hooks, {"app": app})
 
     # --- errors --------------------------------------------------------------------------------------------
 
     def record(self, name: str, hook: str, error: BaseException) -> None:
-        """Keep an error that was found in what a plugin's hook returned."""
-        self._record(self._plugins[name], hook, error)
+        """Keep an error of a plugin: what its hook raised, or what was found wrong with what the hook returned."""
+        plugin = self._plugins.get(name)
+        if plugin is None:  # the result of a wrapper whose plugin is not known
+            log.error("a plugin failed in %s", hook, exc_info=error)
+            return
+        self._record(plugin, hook, error)
 
     def _record(self, plugin: _Plugin, hook: str, error: BaseException) -> None:
-        # The frames of this file say nothing about the plugin.
+        # The frames of the call itself say nothing about the plugin.
         frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        while frames is not None and frames.tb_frame.f_code.co_filename in _HERE:
             frames = frames.tb_next
         text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
         entry = PluginError(hook, f"{type(error).__name__}: {error}".removesuffix(": "), text)
@@ -222,10 +229,10 @@ class Plugins:
 
     def names(self, *states: PluginState) -> list[str]:
         """The names of the installed plugins (in one of `states`), sorted."""
-        return sorted(p.name for p in self._plugins.values() if not states or p.state in states)
+        return sorted(p.name for p in self._installed() if not states or p.state in states)
 
     def infos(self) -> list[PluginInfo]:
-        """All installed plugins, sorted by name."""
+        """All installed plugins, sorted by name; the kernel's own only when something is wrong with it."""
         return [
             PluginInfo(
                 name=plugin.name,
@@ -236,8 +243,11 @@ class Plugins:
                 hooks=list(plugin.hooks),
                 errors=list(plugin.errors.values()),
             )
-            for plugin in sorted(self._plugins.values(), key=lambda plugin: plugin.name)
+            for plugin in sorted(self._installed(), key=lambda plugin: plugin.name)
         ]
+
+    def _installed(self) -> list[_Plugin]:
+        return [plugin for plugin in self._plugins.values() if plugin.name != KERNEL or plugin.errors]
 
     def save_errors(self, file: Path) -> None:
         """Write all errors to `file`, for another process to show. The old file stays whole until then."""

@@ -49,11 +49,7 @@ def _try_out(ctx: click.Context, session: Session) -> list[PluginInfo]:
     app.register()
     plugins = session.plugins
     for hook in ("comfyk_register_routes", "comfyk_register_middlewares"):
-        for name, results in plugins.call_each(hook, app=app):
-            try:
-                list(results)
-            except Exception as error:
-                plugins.record(name, hook, error)
+        getattr(app.hook, hook)()
     group = ctx.find_root().command
     assert isinstance(group, click.Group)
     group.list_commands(ctx.find_root())

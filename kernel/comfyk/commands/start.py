@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +35,7 @@ from comfyk.plugins import ERRORS_FILE
 from comfyk.settings import Override, Settings, plugin_sections
 
 if TYPE_CHECKING:
+    from comfyk.app import App
     from comfyk.plugins import Plugins
 
 log = logging.getLogger(__name__)
@@ -46,26 +49,26 @@ class NothingListens(Exception):
     """No plugin that lets clients in is loaded."""
 
 
-async def serve(settings: Settings, plugins: Plugins, *, until: asyncio.Event | None = None) -> None:
-    """Serve clients until SIGINT or SIGTERM comes, or `until` is set; a second signal ends it at once.
+async def serve(settings: Settings, plugins: Plugins) -> bool:
+    """Serve clients until a plugin, SIGINT or SIGTERM asks to stop; a second signal ends it at once.
 
+    Returns whether to start again.
     Raises NothingListens, and what the app's start raises: StoreError, SettingsError, OSError for a port that
     is in use.
     """
     from comfyk.app import App
 
-    stop = until or asyncio.Event()
-    with _stop_on_signals(stop):
-        app = App(settings, plugins)
+    app = App(settings, plugins)
+    with _stop_on_signals(app):
         try:
             async with app:
                 if not await app.serve():
                     raise NothingListens(_why_nothing_listens(plugins))
                 gc.freeze()  # what is there now stays, so that no collection looks at it
-                await stop.wait()
-                log.info("stopping")
+                await app.wait_for_stop()
         finally:
             plugins.save_errors(app.folders.user / ERRORS_FILE)
+    return app.restarting
 
 
 def _why_nothing_listens(plugins: Plugins) -> str:
@@ -87,7 +90,7 @@ async def quick_test(settings: Settings, plugins: Plugins) -> None:
 
 
 @contextmanager
-def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+def _stop_on_signals(app: App) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -99,7 +102,7 @@ def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
         if asked:
             os._exit(128 + signum)
         asked = True
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(app.request_stop, False, signal.Signals(signum).name)
 
     # Not loop.add_signal_handler: Windows has none.
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -108,6 +111,16 @@ def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _start_again() -> None:
+    """Run the same command line anew: in this process where the system can replace a program, else in a child."""
+    command = [sys.executable, *sys.orig_argv[1:]]
+    logging.shutdown()
+    sys.stdout.flush()
+    if sys.platform == "win32":
+        sys.exit(subprocess.call(command))  # noqa: S603
+    os.execv(sys.executable, command)  # noqa: S606
 
 
 class _Start(click.Command):
@@ -138,9 +151,10 @@ def start(ctx: click.Context, words: tuple[str, ...], help_wanted: bool) -> None
         setup_logging(settings.logging)
         _say_ignored(given)
         gc.set_threshold(*_GC_THRESHOLD)
-        asyncio.run(
-            quick_test(settings, session.plugins) if given.quick_test else serve(settings, session.plugins)
-        )
+        if given.quick_test:
+            asyncio.run(quick_test(settings, session.plugins))
+        elif asyncio.run(serve(settings, session.plugins)):
+            _start_again()
     except (OSError, StoreError, NothingListens) as error:
         log.debug("the start failed", exc_info=True)
         raise click.ClickException(str(error)) from error

@@ -14,11 +14,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import psutil
+from typing import TYPE_CHECKING, Any
 
 from comfyk.graph.signature import Key
+
+if TYPE_CHECKING:
+    from comfyk.settings import ExecutionSettings
 
 GIB = 1 << 30
 # What an entry counts at least, so that small ones are not kept for ever.
@@ -193,6 +194,8 @@ class LruCache(OutputCache):
 
 
 def _available_bytes() -> int:
+    import psutil
+
     return psutil.virtual_memory().available
 
 
@@ -303,20 +306,21 @@ def size_of(value: Any) -> int:
     return total
 
 
-class NodeObjects:
-    """The objects that V1 node classes are called on, kept while their node stays in the prompt."""
+def make_cache(settings: ExecutionSettings) -> OutputCache:
+    """The cache that the settings ask for."""
+    match settings.cache:
+        case "classic":
+            return ClassicCache()
+        case "lru":
+            return LruCache(settings.cache_lru)
+        case "none":
+            return NullCache()
+    import psutil
 
-    def __init__(self) -> None:
-        self._objects: dict[tuple[str, str], tuple[Any, tuple[str, str]]] = {}
-
-    def begin(self, nodes: set[tuple[str, str]]) -> None:
-        self._objects = {key: kept for key, kept in self._objects.items() if kept[1] in nodes}
-
-    def get(self, node: tuple[str, str], root: tuple[str, str], create: Callable[[], Any]) -> Any:
-        kept = self._objects.get(node)
-        if kept is None:
-            kept = self._objects[node] = (create(), root)
-        return kept[0]
-
-    def clear(self) -> None:
-        self._objects.clear()
+    total = psutil.virtual_memory().total
+    active = settings.cache_ram_gb
+    inactive = settings.cache_ram_inactive_gb
+    return RamPressureCache(
+        headroom=int(active * GIB) if active is not None else min(10 * GIB, max(2 * GIB, total // 10)),
+        inactive_headroom=int(inactive * GIB) if inactive is not None else None,
+    )

@@ -1,4 +1,4 @@
-"""The executor: a thread with an event loop of its own, on which jobs run one after another.
+"""The kernel's executor: a thread with an event loop of its own, on which jobs run one after another.
 
 Nodes may block it; clients, the queue and the store live on the app's loop and go on.
 """
@@ -11,27 +11,16 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
-import psutil
-
-from comfyk.context import set_app
-from comfyk.execution.cache import (
-    GIB,
-    ClassicCache,
-    LruCache,
-    NodeObjects,
-    NullCache,
-    OutputCache,
-    RamPressureCache,
-)
+from comfyk.events import Event, EventBus
+from comfyk.execution.cache import OutputCache
+from comfyk.execution.objects import NodeObjects
 from comfyk.execution.run import JobRun
-from comfyk.jobs.model import Job
-
-if TYPE_CHECKING:
-    from comfyk.app import App
-    from comfyk.settings import ExecutionSettings
+from comfyk.hooks import BoundHooks
+from comfyk.jobs.model import Job, Outcome
+from comfyk.nodes.registry import NodeRegistry
 
 log = logging.getLogger(__name__)
 
@@ -43,24 +32,35 @@ _LONG_JOB_S = 2.0
 T = TypeVar("T")
 
 
-class Executor:
-    """Runs jobs. `prepare`, `run`, `interrupt` and `free` are called on the app's loop."""
+class ThreadExecutor:
+    """Runs jobs in a thread of this process: an `Executor` with room for one."""
 
-    def __init__(self, app: App) -> None:
-        self.app = app
-        made = app.plugins.call("comfyk_create_cache", app=app)
-        self.cache: OutputCache = made[0] if made else make_cache(app.settings.execution)
-        self.objects = NodeObjects()
-        self.current: JobRun | None = None
-        """The job under way."""
+    capacity = 1
+
+    def __init__(
+        self,
+        nodes: NodeRegistry,
+        events: EventBus,
+        hook: BoundHooks,
+        cache: OutputCache,
+        on_thread: Callable[[], None],
+    ) -> None:
+        """`on_thread` is called once, first on the thread."""
+        self._nodes = nodes
+        self._events = events
+        self._hook = hook
+        self._cache = cache
+        self._objects = NodeObjects()
+        self._on_start = on_thread
+        self._current: JobRun | None = None
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._work, name="comfyk-executor", daemon=True)
 
-    def start(self) -> None:
+    async def start(self, capacity_changed: Callable[[], None]) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End the thread. A node that does not return in time is left behind; the process may end anyway."""
         if not self._thread.is_alive():
             return
@@ -72,27 +72,51 @@ class Executor:
             self._loop.close()
 
     def _work(self) -> None:
-        set_app(self.app)
+        self._on_start()
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    def prepare(self, job: Job) -> JobRun:
-        """Make a job the one under way, so that it can be interrupted from now on."""
-        self.current = JobRun(self, job, asyncio.get_running_loop())
-        return self.current
+    def prepare(self, job: Job) -> Awaitable[Any] | None:
+        if not self._hook.implements("comfyk_before_job"):
+            return None
+        waiting = self._hook.comfyk_before_job(job=job)
+        return _all_of(waiting) if waiting else None
 
-    async def run(self, run: JobRun) -> None:
-        """Run a prepared job to its end; the outcome is in its report."""
+    async def run(self, job: Job, tell: Callable[[Event], None]) -> Outcome:
         begun = time.monotonic()
-        self.app.events.cork(_SHORT_JOB_S)
+        loop = asyncio.get_running_loop()
+        run = self._current = JobRun(
+            job, self._nodes, self._cache, self._objects, self._hook, tell, self._events, loop
+        )
+        self._events.cork(_SHORT_JOB_S)
         try:
-            await self._on_thread(run.run)
+            outcome = await self._on_thread(run.run)
         finally:
-            self.current = None
-            self.app.events.uncork()
-        run.report.progress.flush()
+            self._current = None
+            self._events.uncork()
+        run.progress.flush()
         if time.monotonic() - begun > _LONG_JOB_S:
-            self.call_soon(_collect)
+            self._call_soon(_collect)
+        return outcome
+
+    def interrupt(self, job_id: str) -> None:
+        run = self._current
+        if run is not None and run.job.id == job_id:
+            run.interrupt()
+            self._call_soon(run.cancel_calls)
+
+    async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
+        return await self._on_thread(lambda: self._free(unload_models, free_memory))
+
+    async def _free(self, unload_models: bool, free_memory: bool) -> dict[str, Any]:
+        freed: dict[str, Any] = {}
+        if free_memory:
+            freed["cached_results"] = self._cache.clear()
+            self._objects.clear()
+        for part in self._hook.comfyk_free_memory(unload_models=unload_models, free_memory=free_memory):
+            freed.update(part)
+        gc.collect()
+        return freed
 
     async def _on_thread(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await a coroutine that runs on the executor's loop."""
@@ -112,42 +136,16 @@ class Executor:
         self._loop.call_soon_threadsafe(begin)
         return await result
 
-    def interrupt(self) -> None:
-        """Ask the job under way to stop."""
-        if self.current is not None:
-            self.current.interrupt()
-
-    async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
-        """Free what can be made again; call it between jobs. Returns what was freed."""
-        return await self._on_thread(lambda: self._free(unload_models, free_memory))
-
-    async def _free(self, unload_models: bool, free_memory: bool) -> dict[str, Any]:
-        freed: dict[str, Any] = {}
-        if free_memory:
-            freed["cached_results"] = self.cache.clear()
-            self.objects.clear()
-        for part in self.app.plugins.call(
-            "comfyk_free_memory", app=self.app, unload_models=unload_models, free_memory=free_memory
-        ):
-            freed.update(part)
-        gc.collect()
-        return freed
-
-    def call_soon(self, function: Callable[[], None]) -> None:
+    def _call_soon(self, function: Callable[[], None]) -> None:
         """Call a function on the executor's loop, from any thread."""
         with contextlib.suppress(RuntimeError):  # closed: nothing is left to call it on
             self._loop.call_soon_threadsafe(function)
 
-    @contextlib.contextmanager
-    def job_context(self, job: Job) -> Iterator[None]:
-        """What plugins want around a job."""
-        if not self.app.plugins.implements("comfyk_job_context"):
-            yield
-            return
-        with contextlib.ExitStack() as stack:
-            for manager in self.app.hook.comfyk_job_context(app=self.app, job_id=job.id):
-                stack.enter_context(manager)
-            yield
+
+async def _all_of(waiting: list[Awaitable[Any]]) -> None:
+    for result in await asyncio.gather(*waiting, return_exceptions=True):
+        if isinstance(result, Exception):
+            log.error("what a job waited for failed; it starts all the same", exc_info=result)
 
 
 def _copy_result(task: asyncio.Task[T], result: asyncio.Future[T]) -> None:
@@ -163,21 +161,3 @@ def _copy_result(task: asyncio.Task[T], result: asyncio.Future[T]) -> None:
 
 def _collect() -> None:
     gc.collect()
-
-
-def make_cache(settings: ExecutionSettings) -> OutputCache:
-    """The cache that the settings ask for."""
-    match settings.cache:
-        case "classic":
-            return ClassicCache()
-        case "lru":
-            return LruCache(settings.cache_lru)
-        case "none":
-            return NullCache()
-    total = psutil.virtual_memory().total
-    active = settings.cache_ram_gb
-    inactive = settings.cache_ram_inactive_gb
-    return RamPressureCache(
-        headroom=int(active * GIB) if active is not None else min(10 * GIB, max(2 * GIB, total // 10)),
-        inactive_headroom=int(inactive * GIB) if inactive is not None else None,
-    )

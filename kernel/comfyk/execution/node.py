@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from comfyk import context
 from comfyk.execution.cache import CacheEntry
@@ -23,12 +23,13 @@ from comfyk.nodes.definition import LiveInputs, NodeDef, NodeResult
 from comfyk.wire import text_of
 
 if TYPE_CHECKING:
-    from comfyk.app import App
     from comfyk.execution.classes import NodeClasses
+    from comfyk.execution.handle import JobHandle
+    from comfyk.execution.objects import NodeObjects
     from comfyk.execution.report import Report
     from comfyk.execution.results import Results
     from comfyk.graph.dynamic import DynamicPrompt
-    from comfyk.jobs.model import Job
+    from comfyk.hooks import BoundHooks
 
 log = logging.getLogger(__name__)
 
@@ -69,27 +70,29 @@ class _Begun:
     expanded: list[NodeResult] | None = None
 
 
-class Owner(context.Run, Protocol):
-    """The job that nodes are run for."""
-
-    job: Job
-    app: App
-    prompt: DynamicPrompt
-    classes: NodeClasses
-    results: Results
-    report: Report
-
-    def object_for(self, node_id: str) -> Any: ...
-
-
 class NodeRunner:
     """Takes the nodes of one job through their steps."""
 
-    def __init__(self, run: Owner) -> None:
-        self._run = run
+    def __init__(
+        self,
+        handle: JobHandle,
+        prompt: DynamicPrompt,
+        classes: NodeClasses,
+        results: Results,
+        report: Report,
+        objects: NodeObjects,
+        hook: BoundHooks,
+    ) -> None:
+        self._handle = handle
+        self._prompt = prompt
+        self._classes = classes
+        self._results = results
+        self._report = report
+        self._objects = objects
+        self._hook = hook
         self._begun: dict[str, _Begun] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
-        self._wraps_calls = run.app.plugins.implements("comfyk_node_call")
+        self._wraps_calls = hook.implements("comfyk_node_call")
 
     def has_begun(self, node_id: str) -> bool:
         return node_id in self._begun
@@ -113,7 +116,7 @@ class NodeRunner:
 
     async def step(self, node_id: str) -> Step:
         """Take a node as far as it goes now. What the node raises comes out."""
-        definition = self._run.classes.of(node_id)
+        definition = self._classes.of(node_id)
         begun = self._begun.setdefault(node_id, _Begun())
         if begun.expanded is not None:
             entry = self._resolve_expansion(begun.expanded, definition)
@@ -131,10 +134,10 @@ class NodeRunner:
         return entry
 
     async def _start(self, node_id: str, definition: NodeDef, begun: _Begun) -> Step:
-        live = self._run.classes.live(node_id)
+        live = self._classes.live(node_id)
         begun.inputs, missing = self._gather(node_id, definition, live)
         hidden = self._hidden(node_id, live)
-        obj = self._run.object_for(node_id)
+        obj = self._object_for(node_id)
         if definition.has("check_lazy_status"):
             wanted = await self._ask_lazy(node_id, definition, obj, live, begun.inputs, hidden)
             needed = [name for name in wanted if name in missing or name not in begun.inputs]
@@ -144,18 +147,23 @@ class NodeRunner:
         begun.returned = returned
         whole_lists = definition.input_is_list
         for index, arguments in enumerate(calls(begun.inputs, whole_lists)):
-            self._run.check_interrupted()
+            self._handle.check_interrupted()
             blocker = find_blocker(arguments, whole_lists)
             if blocker is None:
                 returned.append(await self._call(node_id, index, definition, obj, live, arguments, hidden))
             else:
                 if blocker.message is not None:
-                    self._run.report.blocked(node_id, blocker.message)
+                    self._report.blocked(node_id, blocker.message)
                 returned.append(NodeResult(blocked=True))
         tasks = [item for item in returned if isinstance(item, asyncio.Future)]
         if tasks:
             return Waits(tasks)
         return self._read(returned, definition, begun)
+
+    def _object_for(self, node_id: str) -> Any:
+        """The object that this node's calls are made on."""
+        root = self._prompt.get_pair(self._prompt.get_real_node_id(node_id))
+        return self._objects.get(self._prompt.get_pair(node_id), root, self._classes.of(node_id).create)
 
     async def _call(
         self,
@@ -167,7 +175,7 @@ class NodeRunner:
         arguments: dict[str, Any],
         hidden: Mapping[str, Any],
     ) -> Any:
-        call = context.NodeCall(self._run, self._run.job_id, node_id, index)
+        call = context.NodeCall(self._handle, self._handle.job_id, node_id, index)
         with context.node_call(call):
             if self._wraps_calls:
                 returned = self._wrapped(definition, obj, live, arguments, hidden)
@@ -199,8 +207,7 @@ class NodeRunner:
         def innermost() -> Any:
             return definition.call(obj, "execute", arguments, live, hidden)
 
-        given = {"app": self._run.app, "node": definition, "inputs": arguments}
-        return self._run.app.hook.comfyk_node_call.call_extra([innermost], given)
+        return self._hook.around("comfyk_node_call", innermost, node=definition, inputs=arguments)
 
     async def _ask_lazy(
         self,
@@ -213,7 +220,7 @@ class NodeRunner:
     ) -> list[str]:
         wanted: dict[str, None] = {}
         for index, arguments in enumerate(calls(inputs, definition.input_is_list)):
-            with context.node_call(context.NodeCall(self._run, self._run.job_id, node_id, index)):
+            with context.node_call(context.NodeCall(self._handle, self._handle.job_id, node_id, index)):
                 answer = definition.call(obj, "check_lazy_status", arguments, live, hidden)
                 if inspect.isawaitable(answer):
                     answer = await self._task(answer)
@@ -227,10 +234,10 @@ class NodeRunner:
         """The items of each input, and the names of those whose link has no value (yet)."""
         values: dict[str, list[Any]] = {}
         missing: set[str] = set()
-        for name, value in self._run.prompt.get_node(node_id)["inputs"].items():
+        for name, value in self._prompt.get_node(node_id)["inputs"].items():
             spec = live.specs.get(name)
             if is_link(value) and not (spec is not None and spec.raw_link):
-                items = self._run.results.items_of(value[0], int(value[1]))
+                items = self._results.items_of(value[0], int(value[1]))
                 if items is None:
                     missing.add(name)
                     items = [None]
@@ -242,10 +249,10 @@ class NodeRunner:
     def _hidden(self, node_id: str, live: LiveInputs) -> dict[str, Any]:
         if not live.hidden:
             return {}
-        job = self._run.job
+        job = self._handle.job
         given = {
-            "PROMPT": self._run.prompt.get_original_prompt(),
-            "DYNPROMPT": self._run.prompt,
+            "PROMPT": self._prompt.get_original_prompt(),
+            "DYNPROMPT": self._prompt,
             "EXTRA_PNGINFO": job.extra_data.get("extra_pnginfo"),
             "UNIQUE_ID": node_id,
             "COMFY_USAGE_SOURCE": job.extra_data.get("comfy_usage_source"),
@@ -273,7 +280,7 @@ class NodeRunner:
         hidden = self._hidden(node_id, live) | {"PROMPT": {}, "DYNPROMPT": None}
         answers = []
         for index, arguments in enumerate(calls(values, definition.input_is_list)):
-            with context.node_call(context.NodeCall(self._run, self._run.job_id, node_id, index)):
+            with context.node_call(context.NodeCall(self._handle, self._handle.job_id, node_id, index)):
                 answer = definition.call(definition.cls, "fingerprint", arguments, live, hidden)
                 if inspect.isawaitable(answer):
                     answer = await self._task(answer)
@@ -306,7 +313,7 @@ class NodeRunner:
             values: list[Any] = list(result.values or ())
             for index, value in enumerate(values):
                 if result.expand and is_link(value):
-                    items = self._run.results.items_of(value[0], int(value[1]))
+                    items = self._results.items_of(value[0], int(value[1]))
                     values[index] = _Items(items if items is not None else [None])
             resolved.append(tuple(values))
         outputs = merge(resolved, definition.output_is_list)

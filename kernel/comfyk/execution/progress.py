@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from comfyk.events import (
     Event,
@@ -33,12 +34,15 @@ class JobProgress:
         job_id: str,
         client_id: str | None,
         prompt: DynamicPrompt,
+        tell: Callable[[Event], None],
         bus: EventBus,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        """`tell` takes the events; the bus calls back on the app's `loop`."""
         self._job_id = job_id
         self._client_id = client_id
         self._prompt = prompt
+        self._tell = tell
         self._bus = bus
         self._loop = loop
         self._nodes: dict[str, NodeProgress] = {}
@@ -71,15 +75,15 @@ class JobProgress:
             self.start(node_id)
         node = self._nodes[node_id]
         node.state, node.value, node.max = "running", value, total
-        self._bus.emit(
+        self._tell(
             Progress(client_id=self._client_id, job_id=self._job_id, node=node_id, value=value, max=total)
         )
         self._touch()
         if preview is not None:
-            self._bus.emit(Preview(client_id=self._client_id, job_id=self._job_id, image=preview, node=node))
+            self._tell(Preview(client_id=self._client_id, job_id=self._job_id, image=preview, node=node))
 
     def text(self, node_id: str, text: str) -> None:
-        self._bus.emit(ProgressText(client_id=self._client_id, job_id=self._job_id, node=node_id, text=text))
+        self._tell(ProgressText(client_id=self._client_id, job_id=self._job_id, node=node_id, text=text))
 
     def _touch(self) -> None:
         if not self._scheduled:
@@ -99,7 +103,7 @@ class JobProgress:
         if self._scheduled:
             self._scheduled = False
             self._last_sent = time.monotonic()
-            self._bus.emit(self._state())
+            self._tell(self._state())
 
     def _state(self) -> Event:
         nodes = dict(list(self._nodes.items()))  # a copy in one step: the executor's thread may add to it

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import comfyk
 from comfyk.events import (
-    EventBus,
+    Event,
     Executed,
     Executing,
     ExecutionCached,
@@ -35,22 +34,16 @@ _KERNEL = os.path.dirname(comfyk.__file__) + os.sep
 
 
 class Report:
-    """The messages of one job. The last one is kept back until the outcome is stored; see `last`."""
+    """The messages of one job. The last one is in the outcome only: the queue tells it when that is stored."""
 
-    def __init__(
-        self, job: Job, prompt: DynamicPrompt, bus: EventBus, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self.progress = JobProgress(job.id, job.client_id, prompt, bus, loop)
+    def __init__(self, job: Job, prompt: DynamicPrompt, progress: JobProgress, tell: Callable[[Event], None]) -> None:
+        self.progress = progress
         self.outcome = Outcome(JobStatus.COMPLETED, now_ms(), 0)
         self.executed: dict[str, None] = {}
         """The nodes that ran, in order."""
-        self.showing: str | None = None
-        """The node that clients see as running."""
-        self.last: JobMessage | None = None
-        """How it ended; to be sent once the outcome is stored."""
         self._job = job
         self._prompt = prompt
-        self._bus = bus
+        self._tell = tell
         self._to: dict[str, Any] = {"client_id": job.client_id, "job_id": job.id}
 
     def started(self) -> None:
@@ -62,8 +55,8 @@ class Report:
     def begins(self, node_id: str) -> None:
         """A node begins to run."""
         self.progress.start(node_id)
-        self.showing = self._prompt.get_display_node_id(node_id)
-        self._bus.emit(Executing(node=node_id, display_node=self.showing, **self._to))
+        display = self._prompt.get_display_node_id(node_id)
+        self._tell(Executing(node=node_id, display_node=display, **self._to))
 
     def done(self, node_id: str, *, was_cached: bool = False) -> None:
         self.progress.finish(node_id)
@@ -82,7 +75,7 @@ class Report:
                 "parent_node": self._prompt.get_parent_node_id(node_id),
                 "real_node_id": self._prompt.get_real_node_id(node_id),
             }
-        self._bus.emit(Executed(node=node_id, display_node=display, output=output, **self._to))
+        self._tell(Executed(node=node_id, display_node=display, output=output, **self._to))
 
     def has_shown(self, node_id: str) -> bool:
         return node_id in self.outcome.outputs
@@ -90,7 +83,7 @@ class Report:
     def blocked(self, node_id: str, message: str) -> None:
         """A blocker with a message reached a node: say so; the job goes on."""
         real, node_type = self._real(node_id)
-        self._bus.emit(
+        self._tell(
             ExecutionError(
                 node_id=real,
                 node_type=node_type,
@@ -152,16 +145,12 @@ class Report:
 
     def _record(self, message: JobMessage) -> None:
         self.outcome.messages.append((message.type, message.data()))
-        self._bus.emit(message)
+        self._tell(message)
 
     def _end(self, status: JobStatus, message: JobMessage) -> None:
         self.outcome.status = status
         self.outcome.finished_at = message.timestamp
         self.outcome.messages.append((message.type, message.data()))
-        self.last = message
-        self.showing = None
-        seconds = (message.timestamp - (self.outcome.started_at or message.timestamp)) / 1000
-        log.info("Prompt executed in %.2f seconds: %s, %s", seconds, self._job.id, status)
 
 
 def _beyond_the_kernel(frames: TracebackType | None) -> TracebackType | None:

@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
 
 from comfyk.context import Interrupted
-from comfyk.events import PreviewImage
-from comfyk.execution.cache import CacheEntry, Scope
+from comfyk.events import Event, EventBus
+from comfyk.execution.cache import CacheEntry, OutputCache, Scope
 from comfyk.execution.classes import ClassGone, NodeClasses
+from comfyk.execution.handle import JobHandle
 from comfyk.execution.node import Expands, NeedsInputs, NodeRunner, Waits
+from comfyk.execution.objects import NodeObjects
+from comfyk.execution.progress import JobProgress
 from comfyk.execution.report import Report
 from comfyk.execution.results import Results
 from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.graph.order import DependencyCycleError, ExecutionOrder
 from comfyk.graph.signature import Signatures
+from comfyk.hooks import BoundHooks
 from comfyk.jobs.model import Job, Outcome
-
-if TYPE_CHECKING:
-    from comfyk.execution.executor import Executor
+from comfyk.nodes.definition import NodeDef
+from comfyk.nodes.registry import NodeRegistry
 
 
 class JobRun:
     """Runs one job. `interrupt` may be called from any thread, all else belongs to the executor's."""
 
-    def __init__(self, executor: Executor, job: Job, loop: asyncio.AbstractEventLoop) -> None:
-        self.app = executor.app
+    def __init__(
+        self,
+        job: Job,
+        nodes: NodeRegistry,
+        cache: OutputCache,
+        objects: NodeObjects,
+        hook: BoundHooks,
+        tell: Callable[[Event], None],
+        events: EventBus,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """`tell` takes the job's events; progress is gathered for a moment on the app's `loop`, through `events`."""
         self.job = job
-        self.job_id = job.id
         self.prompt = DynamicPrompt(job.prompt)
-        self.classes = NodeClasses(self.prompt, self.app.nodes)
-        self.report = Report(job, self.prompt, self.app.events, loop)
-        self._executor = executor
-        self._cache = executor.cache
-        self._interrupted = threading.Event()
-        self._nodes = NodeRunner(self)
-        self._signatures = Signatures(self.prompt, self.classes.get, self._nodes.fingerprint)
-        self.results = Results(self._cache, self._signatures)
+        self.classes = NodeClasses(self.prompt, nodes)
+        self.progress = JobProgress(job.id, job.client_id, self.prompt, tell, events, loop)
+        self.report = Report(job, self.prompt, self.progress, tell)
+        self._hook = hook
+        self._cache = cache
+        self._objects = objects
+        self._handle = JobHandle(job, self.progress)
+        self._signatures = Signatures(self.prompt, self.classes.get, self._fingerprint)
+        self.results = Results(cache, self._signatures)
+        self._nodes = NodeRunner(
+            self._handle, self.prompt, self.classes, self.results, self.report, objects, hook
+        )
         self._order = ExecutionOrder(
             self.prompt,
             is_done=lambda node_id: self.results.find(node_id) is not None,
@@ -47,31 +64,29 @@ class JobRun:
             on_link=self.results.hold,
         )
 
-    def progress(self, node_id: str, value: float, total: float, preview: PreviewImage | None = None) -> None:
-        self.report.progress.update(node_id, value, total, preview)
-
-    def progress_text(self, node_id: str, text: str) -> None:
-        self.report.progress.text(node_id, text)
-
-    def check_interrupted(self) -> None:
-        if self._interrupted.is_set():
-            raise Interrupted("the job was interrupted")
-
     def interrupt(self) -> None:
         """Stop as soon as a node reports progress, awaits, or ends."""
-        self._interrupted.set()
-        self._executor.call_soon(self._nodes.cancel)
+        self._handle.interrupt()
+
+    def cancel_calls(self) -> None:
+        """Cancel the async calls under way. Call it on the executor's loop."""
+        self._nodes.cancel()
+
+    async def _fingerprint(self, node_id: str, definition: NodeDef, inputs: Mapping[str, Any]) -> Any:
+        return await self._nodes.fingerprint(node_id, definition, inputs)
 
     async def run(self) -> Outcome:
         """Run to the end. A failure of any kind is an outcome, not an exception."""
         self.report.started()
         node_id: str | None = None
         try:
-            with self._executor.job_context(self.job):
+            with ExitStack() as surroundings:
+                for context in self._hook.comfyk_job_context(job=self.job):
+                    surroundings.enter_context(context)
                 await self._begin()
                 while self._order:
                     node_id = await self._order.next()
-                    self.check_interrupted()
+                    self._handle.check_interrupted()
                     if await self._step(node_id):
                         self._order.complete(node_id)
                         self.results.release(node_id)
@@ -90,7 +105,7 @@ class JobRun:
             self.report.failed(next(added, error.nodes[0]), error)
         except BaseException as error:
             # Whatever a node raises, SystemExit included, ends the job and not the server.
-            if isinstance(error, asyncio.CancelledError) and self._interrupted.is_set():
+            if isinstance(error, asyncio.CancelledError) and self._handle.interrupted:
                 self.report.interrupted(node_id)
             else:
                 self._fail(node_id, error)
@@ -103,7 +118,7 @@ class JobRun:
         await self._signatures.add(nodes)
         pairs = {(node_id, node["class_type"]) for node_id, node in nodes.items()}
         self._cache.begin({self._signatures[node_id] for node_id in nodes}, pairs)
-        self._executor.objects.begin(pairs)
+        self._objects.begin(pairs)
         self.report.cached([node_id for node_id in nodes if self.results.find(node_id) is not None])
         for target in self.job.targets:
             self._order.add(target)
@@ -158,7 +173,7 @@ class JobRun:
         for new_id, node in expansion.nodes.items():
             self.prompt.add_ephemeral_node(new_id, node, node_id, node.get("override_display_id", node_id))
         await self._signatures.add(expansion.nodes)
-        scope = Scope(self._pair(node_id), self._pair(self.prompt.get_real_node_id(node_id)))
+        scope = Scope(self.prompt.get_pair(node_id), self.prompt.get_pair(self.prompt.get_real_node_id(node_id)))
         self._cache.expanded(scope, {self._signatures[new_id] for new_id in expansion.nodes})
         outputs = [new_id for new_id in expansion.nodes if self.classes.is_output(new_id)]
         for source in outputs:
@@ -180,19 +195,11 @@ class JobRun:
         if not isinstance(node.setdefault("inputs", {}), dict):
             raise ValueError(f"the node expanded to {node_id!r}, whose inputs are not a dict")
 
-    def object_for(self, node_id: str) -> Any:
-        """The object that this node's calls are made on."""
-        root = self._pair(self.prompt.get_real_node_id(node_id))
-        return self._executor.objects.get(self._pair(node_id), root, self.classes.of(node_id).create)
-
     def _scope(self, node_id: str) -> Scope | None:
         parent = self.prompt.get_parent_node_id(node_id)
         if parent is None:
             return None
-        return Scope(self._pair(parent), self._pair(self.prompt.get_real_node_id(node_id)))
-
-    def _pair(self, node_id: str) -> tuple[str, str]:
-        return node_id, self.prompt.get_node(node_id)["class_type"]
+        return Scope(self.prompt.get_pair(parent), self.prompt.get_pair(self.prompt.get_real_node_id(node_id)))
 
     def _show_intermediate(self) -> None:
         """Show again what kept nodes with intermediate output showed when they ran."""
@@ -212,7 +219,5 @@ class JobRun:
             inputs = self._nodes.inputs_of(node_id)
             definition = self.classes.get(self.prompt.get_node(node_id)["class_type"])
             if definition is not None:
-                advice = self.app.plugins.call(
-                    "comfyk_node_failed", app=self.app, node=definition, error=error
-                )
+                advice = self._hook.comfyk_node_failed(node=definition, error=error)
         self.report.failed(node_id, error, inputs=inputs, advice=advice, results=self.results.held())

@@ -32,6 +32,10 @@ class DynamicPrompt:
         except KeyError:
             raise KeyError(f"node {node_id!r} is not in the prompt") from None
 
+    def get_pair(self, node_id: str) -> tuple[str, str]:
+        """The node's id and its class."""
+        return node_id, self.get_node(node_id)["class_type"]
+
     def has_node(self, node_id: str) -> bool:
         return node_id in self._added or node_id in self.original_prompt
 

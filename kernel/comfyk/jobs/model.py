@@ -59,7 +59,9 @@ class Job:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a job ended."""
+    """How a job ended. The last of its messages says so: `execution_success`, `execution_interrupted` or
+    `execution_error`; where an executor leaves it out, the queue adds one.
+    """
 
     status: JobStatus
     started_at: int | None

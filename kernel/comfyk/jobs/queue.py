@@ -1,6 +1,7 @@
-"""The queue: takes prompts in, runs them one after another, and sees to it that none is lost.
+"""The queue: takes prompts in, has them run, and sees to it that none is lost.
 
-It lives on the app's event loop. Every change is in the store before anybody hears of it.
+It lives on the app's event loop. Every change is in the store before anybody hears of it. What runs the jobs is an
+`Executor`, of which the queue knows the protocol alone.
 """
 
 from __future__ import annotations
@@ -11,23 +12,42 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from comfyk.events import Executing, ExecutionError, JobMessage, QueueChanged, now_ms
+from comfyk.events import (
+    Event,
+    EventBus,
+    Executed,
+    Executing,
+    HistoryDeleted,
+    JobEnded,
+    JobEvent,
+    JobQueued,
+    QueueChanged,
+    now_ms,
+)
 from comfyk.graph.links import Prompt
 from comfyk.graph.validation import check_shape, validate_prompt
+from comfyk.hooks import BoundHooks
+from comfyk.jobs.ending import ending_of, failure
+from comfyk.jobs.executor import Executor, ExecutorDied
+from comfyk.jobs.line import Line, OwnLine, SharedLine
 from comfyk.jobs.model import Job, JobStatus, Outcome
-from comfyk.jobs.store import JobStore, StoreError, UnknownJobError
-from comfyk.jobs.waiting import WaitingJobs
-
-if TYPE_CHECKING:
-    from comfyk.app import App
-    from comfyk.execution.run import JobRun
+from comfyk.jobs.store import (
+    JobStore,
+    LeaseLostError,
+    SharedJobStore,
+    StoreError,
+    UnknownJobError,
+)
+from comfyk.nodes.registry import NodeRegistry
 
 log = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S = 10.0
 _RETRY_FIRST_S, _RETRY_LAST_S = 0.5, 30.0
+_POLL_S = 1.0
+"""How often a shared store is asked for jobs that other servers took in."""
 
 
 @dataclass(slots=True)
@@ -39,62 +59,102 @@ class Submission:
     """What is wrong behind outputs that will not be executed; empty when all will."""
 
 
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A job on its way from the line to the history."""
+
+    job: Job
+    begun: bool
+    """Whether its attempt is counted and stored."""
+    told: dict[str, dict[str, Any]]
+    """What its nodes have shown, as the plugins left it."""
+    task: asyncio.Task[None] | None = None
+    executing: bool = False
+    showing: str | None = None
+    """The node that clients see as running."""
+    cancelled: bool = False
+    lost: bool = False
+    """Another server has taken it over."""
+    waiting: asyncio.Future[Any] | None = None
+    """What it waits for before it starts."""
+
+
 class JobQueue:
-    """Jobs that wait, and the one that runs. Jobs that ended are in `store`.
+    """Jobs that wait, and those that run, as many as the executor has room for. Jobs that ended are in `store`.
 
     Two things keep the store's commits out of the way without weakening what they promise. A job that comes to an
     idle queue is stored as running at once, so that it costs one commit and not two before it runs. And a job's
     outcome is stored together with the next one's start; the next one runs once both are.
     """
 
-    def __init__(self, app: App, store: JobStore) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        executor: Executor,
+        nodes: NodeRegistry,
+        events: EventBus,
+        hook: BoundHooks,
+        max_attempts: int,
+    ) -> None:
         self.store = store
         self.paused = False
-        self._app = app
-        self._pending = WaitingJobs()
-        self._entering: Job | None = None
-        """A job that is being stored as running; while there is one, no other is taken up."""
-        self._entered: Job | None = None
-        """That job once it is stored."""
-        self._running: Job | None = None
-        self._ending: Job | None = None
-        """A job that has run, and whose outcome is being stored."""
-        self._cancelled: set[str] = set()
+        self._executor = executor
+        self._nodes = nodes
+        self._events = events
+        self._hook = hook
+        self._max_attempts = max_attempts
+        self._shared = store if isinstance(store, SharedJobStore) else None
+        self._line: Line = OwnLine(store) if self._shared is None else SharedLine(self._shared)
+        self._running: dict[str, _Running] = {}
+        """The jobs that have room in the executor, and those that are just about to."""
+        self._ending: dict[str, _Running] = {}
+        """The jobs that have run, and whose outcome is being stored."""
+        self._elsewhere: dict[str, Job] = {}
+        """Jobs that came in here and that another server may run."""
         self._stopping = False
         self._next_number = 0
         self._wake = asyncio.Event()
         self._waiting: dict[str, list[asyncio.Future[Outcome]]] = {}
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
         self._free_requests: list[tuple[bool, bool, asyncio.Future[dict[str, Any]]]] = []
+        self._between: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
+        self._watches_outputs = hook.implements("comfyk_node_output")
+        self._watches_ends = hook.implements("comfyk_job_finished")
 
     # --- life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Take up what was left the last time, and begin to work."""
-        for job in await self.store.unfinished():
-            self._next_number = max(self._next_number, int(abs(job.number)) + 1)
-            if job.attempts >= self._app.settings.jobs.max_attempts:
-                await self.store.finish(job, _crashed(job))
-                log.error("job %s ended the server process %d times; it failed", job.id, job.attempts)
-            else:
-                self._push(job)
-        if self._pending:
-            log.info("%d jobs are still in the queue from the last time", len(self._pending))
-        self._worker = asyncio.create_task(self._work(), name="comfyk-queue")
+        self._next_number, given_up = await self._line.load(self._max_attempts)
+        for job in given_up:
+            await self._give_up(_Running(job, begun=True, told={}))
+        if self._line.length:
+            log.info("%d jobs are still in the queue from the last time", self._line.length)
+        loop = asyncio.get_running_loop()
+
+        def capacity_changed() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is to be run
+                loop.call_soon_threadsafe(self._wake.set)
+
+        await self._executor.start(capacity_changed)
+        self._workers.append(asyncio.create_task(self._work(), name="comfyk-queue"))
+        if self._shared is not None:
+            self._workers.append(asyncio.create_task(self._watch(self._shared), name="comfyk-queue-leases"))
 
     async def stop(self) -> None:
-        """Stop working. The running job is interrupted and stays in the queue."""
+        """Stop working. The running jobs are interrupted and stay in the queue."""
         self._stopping = True
-        if self._worker is None:
-            return
-        self._wake.set()
-        self._app.executor.interrupt()
-        await asyncio.wait([self._worker], timeout=_STOP_TIMEOUT_S)
-        self._worker.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._worker
-        for job in self.running:
-            await self._requeue(job)
+        for running in self._running.values():
+            self._interrupt(running)
+        tasks = [running.task for running in self._all if running.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_TIMEOUT_S)
+        left = list(self._running.values())
+        for task in [*tasks, *self._workers]:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._workers, return_exceptions=True)
+        for running in left:
+            await self._requeue(running)
         for futures in self._waiting.values():
             for future in futures:
                 future.cancel()
@@ -103,23 +163,31 @@ class JobQueue:
 
     @property
     def running(self) -> list[Job]:
-        """The running job, if there is one, and any that is just about to run or has just run."""
-        return [job for job in (self._ending, self._running, self._entered, self._entering) if job]
+        """The jobs that run here, with any that is just about to run or has just run."""
+        return [running.job for running in self._all]
 
     @property
-    def pending(self) -> list[Job]:
-        """The jobs that wait, next one first."""
-        return self._pending.in_order()
+    def _all(self) -> list[_Running]:
+        return [*self._ending.values(), *self._running.values()]
 
     @property
     def remaining(self) -> int:
         """How many jobs have not ended."""
-        return len(self._pending) + len(self.running)
+        return self._line.length + len(self._running) + len(self._ending)
 
-    def current_node(self, client_id: str) -> str | None:
-        """The node shown as running to this client, for one that connects anew."""
-        run = self._app.executor.current
-        return run.report.showing if run is not None and run.job.client_id == client_id else None
+    async def listing(self, user: str | None = None) -> tuple[list[Job], list[Job]]:
+        """The jobs that run, on other servers too, and those that wait, next one first; with `user` only theirs."""
+        elsewhere, pending = await self._line.listing(user)
+        here = [job for job in self.running if user in (None, job.user)]
+        ids = {job.id for job in here}
+        return [*here, *(job for job in elsewhere if job.id not in ids)], pending
+
+    def current_node(self, client_id: str) -> tuple[str, str] | None:
+        """The id of this client's job and the node shown as running in it, for one that connects anew."""
+        for running in self._running.values():
+            if running.job.client_id == client_id and running.showing is not None:
+                return running.job.id, running.showing
+        return None
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -141,109 +209,124 @@ class JobQueue:
         output nodes to execute, by default all. Raises PromptError when the prompt is refused, DuplicateJobError
         when the id is taken, and StoreError when it cannot be stored.
         """
+        created = now_ms()
+        extra_data = {**(extra_data or {}), "create_time": created}
         prompt = check_shape(prompt)
-        self._app.nodes.apply_replacements(prompt)
-        errors = self._app.plugins.call("comfyk_validate_prompt", app=self._app, prompt=prompt)
-        valid = await validate_prompt(prompt, self._app.nodes, targets, errors)
+        self._nodes.apply_replacements(prompt)
+        errors = []
+        if self._hook.implements("comfyk_validate_prompt"):
+            client_id = extra_data.get("client_id")
+            errors = await self._hook.comfyk_validate_prompt(
+                prompt=prompt, user=user, client_id=client_id, extra_data=extra_data
+            )
+        valid = await validate_prompt(prompt, self._nodes, targets, errors)
         if number is None:
             number = -self._next_number if front else self._next_number
             self._next_number += 1
-        created = now_ms()
         job = Job(
             id=job_id or str(uuid.uuid4()),
             number=number,
             prompt=prompt,
-            extra_data={**(extra_data or {}), "create_time": created},
+            extra_data=extra_data,
             targets=valid.targets,
             sensitive=sensitive or {},
             user=user,
             created_at=created,
         )
-        if self._idle:
+        if self._idle and self._executor.prepare(job) is None:
             await self._enter(job)
         else:
-            await self.store.add(job)
-            self._push(job)
-        log.info("got prompt %s", job.id)
+            await self._line.add(job, running=False)
+            if self._shared is not None:
+                self._elsewhere[job.id] = job
+            self._wake.set()
+        self._events.emit(JobQueued(job_id=job.id, client_id=job.client_id, user=job.user))
         self._changed()
         return Submission(job, valid.node_errors)
 
     @property
     def _idle(self) -> bool:
-        return not (self._pending or self.running or self.paused or self._stopping)
+        return not (self._line.length or self._running or self._ending) and self._room > 0
+
+    @property
+    def _room(self) -> int:
+        """How many jobs may be started now."""
+        if self.paused or self._stopping or self._free_requests or self._between:
+            return 0
+        return self._executor.capacity - len(self._running)
 
     async def _enter(self, job: Job) -> None:
-        """Store a job as running, for the worker to take up."""
+        """Store a job as running, and run it."""
         job.attempts = 1
-        self._entering = job
+        running = self._running[job.id] = _Running(job, begun=True, told={})
         try:
-            await self.store.add(job, started_at=now_ms())
-            self._entered = job
-        finally:
-            self._entering = None
+            await self._line.add(job, running=True)
+        except BaseException:
+            del self._running[job.id]
             self._wake.set()
+            raise
+        self._set_off(running)
 
     async def cancel(self, job_id: str) -> JobStatus | None:
         """Take a job out of the queue, or interrupt it. Returns the state it was in, None when it is not here."""
         if await self.delete([job_id]):
             return JobStatus.PENDING
-        return JobStatus.IN_PROGRESS if self.interrupt(job_id) else None
+        return JobStatus.IN_PROGRESS if await self.cancel_running(job_id) else None
+
+    async def cancel_running(self, job_id: str) -> bool:
+        """Interrupt a job that runs, here or on another server. Returns whether it does."""
+        if self.interrupt(job_id):
+            return True
+        return self._shared is not None and await self._shared.ask_to_cancel(job_id)
 
     def interrupt(self, job_id: str | None = None) -> bool:
-        """Interrupt the running job (if it is this one). Returns whether there was one."""
-        job = self._running or self._entered or self._entering
-        if job is None or (job_id is not None and job.id != job_id):
-            return False
-        self._cancelled.add(job.id)
-        if job is self._running:
-            self._app.executor.interrupt()
-        return True
+        """Interrupt the jobs that run here, or only this one. Returns whether there was one."""
+        found = [running for running in self._running.values() if job_id in (None, running.job.id)]
+        for running in found:
+            running.cancelled = True
+            self._interrupt(running)
+        return bool(found)
 
-    async def delete(self, ids: Collection[str], user: str | None = None) -> list[str]:
-        """Take waiting jobs out; returns the ids of those that were."""
-        jobs = [
-            job
-            for job_id in dict.fromkeys(ids)
-            if (job := self._pending.get(job_id)) is not None and user in (None, job.user)
-        ]
+    def _interrupt(self, running: _Running) -> None:
+        if running.executing:
+            self._executor.interrupt(running.job.id)
+        elif running.waiting is not None:
+            running.waiting.cancel()
+
+    async def delete(self, ids: Collection[str] | None, user: str | None = None) -> list[str]:
+        """Take waiting jobs out, all of them for None; returns the ids of those that were."""
+        jobs = await self._line.remove(ids, user)
         for job in jobs:
-            self._pending.remove(job.id)
-        try:
-            await self.store.remove([job.id for job in jobs])
-        except StoreError:
-            for job in jobs:
-                self._push(job)
-            raise
+            self._elsewhere.pop(job.id, None)
+            outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
+            if self._watches_ends:
+                await self._hook.comfyk_job_finished(job=job, outcome=outcome)
+            self._resolve(job, outcome)
         if jobs:
-            for job in jobs:
-                self._resolve(job.id, Outcome(JobStatus.CANCELLED, None, now_ms()))
             self._changed()
         return [job.id for job in jobs]
 
     async def clear(self, user: str | None = None) -> list[str]:
         """Take all waiting jobs out."""
-        return await self.delete(self._pending.ids(), user)
+        return await self.delete(None, user)
 
     async def move(self, job_id: str, *, number: float | None = None, front: bool = False) -> bool:
         """Give a waiting job another place. Returns False when it does not wait (any more)."""
-        job = self._pending.get(job_id)
-        if job is None:
-            return False
-        if number is None:
-            number = self._pending.place_beyond(job, front=front)
-        before, job.number = job.number, number
-        try:
-            await self.store.renumber(job)
-        except StoreError:
-            job.number = before
-            raise
-        if job_id in self._pending:
-            self._push(job)
-        self._changed()
-        return True
+        moved = await self._line.move(job_id, number=number, front=front)
+        if moved:
+            self._changed()
+        return moved
+
+    async def delete_history(self, ids: Collection[str] | None, user: str | None = None) -> None:
+        """Forget jobs that have ended, all of them for None."""
+        if ids is None:
+            await self.store.clear_history(user)
+        else:
+            await self.store.delete_history(ids, user)
+        self._events.emit(HistoryDeleted(ids=None if ids is None else list(ids), user=user))
 
     def pause(self) -> None:
-        """Start no more jobs; the running one goes on."""
+        """Start no more jobs; those that run go on."""
         self.paused = True
 
     def resume(self) -> None:
@@ -252,87 +335,184 @@ class JobQueue:
 
     async def wait(self, job_id: str) -> Outcome:
         """How a job of the queue ends. Raises KeyError when it is not in the queue."""
-        if job_id not in self._pending and all(job.id != job_id for job in self.running):
-            raise KeyError(f"job {job_id} is not in the queue")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(job_id, []).append(future)
+        if job_id not in self._running and job_id not in self._ending:
+            _, pending = await self.listing()
+            if all(job.id != job_id for job in pending) and job_id not in self._elsewhere and not future.done():
+                self._waiting.pop(job_id, None)
+                raise KeyError(f"job {job_id} is not in the queue")
         return await future
 
     async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
         """Free what can be made again. While a job runs it is put off: `{"deferred": True}`."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._free_requests.append((unload_models, free_memory, future))
-        if self.running:
+        if self._running or self._ending:
             return {"deferred": True}
+        self._wake.set()
+        return await future
+
+    async def between_jobs(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Await something while no job runs here; none is started before it is done. Returns its result."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._between.append((work, future))
         self._wake.set()
         return await future
 
     # --- work ---------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        ending: asyncio.Task[None] | None = None
+        """Start jobs while there is room for them."""
+        while True:
+            self._wake.clear()
+            if (self._free_requests or self._between) and not (self._running or self._ending):
+                await self._rest()
+                continue
+            try:
+                while self._room > 0 and (job := await self._line.take()) is not None:
+                    self._elsewhere.pop(job.id, None)
+                    running = self._running[job.id] = _Running(job, begun=False, told={})
+                    self._set_off(running)
+            except StoreError as error:
+                log.error("no job could be taken from the store, trying again in %.1f s: %s", _POLL_S, error)
+                await self._woken(_POLL_S)
+                continue
+            await self._woken(_POLL_S if self._shared is not None else None)
+
+    async def _woken(self, seconds: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+
+    def _set_off(self, running: _Running) -> None:
+        running.task = asyncio.create_task(self._run(running), name=f"comfyk-job-{running.job.id}")
+
+    async def _run(self, running: _Running) -> None:
+        """A job's way from the line to the history."""
+        job = running.job
+        before = [ending.task for ending in self._ending.values() if ending.task is not None]
+        if job.attempts >= self._max_attempts and not running.begun:
+            await self._give_up(running)
+            return
         try:
-            while not self._stopping:
-                self._wake.clear()
-                job = None if self._free_requests else self._take()
-                if job is None:
-                    if ending is not None:
-                        await ending
-                        ending = None
-                    if self._free_requests:
-                        await self._free_memory()
-                    else:
-                        await self._wake.wait()
-                    continue
-                run = await self._begin(job)
-                if ending is not None:
-                    await ending
-                    ending = None
-                if self._stopping:
-                    return  # `stop` puts it back
-                try:
-                    await self._app.executor.run(run)
-                except Exception as error:  # a fault of the executor: this job ends, and the queue goes on
-                    run.report.failed(None, error)
-                outcome = run.report.outcome
-                if self._stopping and outcome.status is JobStatus.CANCELLED and job.id not in self._cancelled:
-                    return  # interrupted because the server stops: `stop` puts it back
-                self._running, self._ending = None, job
-                ending = asyncio.create_task(self._end(job, run.report.last, outcome))
+            await self._begin(running)
+            if before:  # what ended before is told before
+                await asyncio.wait(before)
+            if self._stopping or running.lost:
+                return
+            outcome = await self._execute(running)
+        except _NotBegun:
+            outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
+        except ExecutorDied as error:
+            await self._again(running, error)
+            return
+        except LeaseLostError as error:
+            self._drop(running, error)
+            return
+        except Exception as error:  # a fault of the executor: this job ends, and the queue goes on
+            log.exception("the executor failed at job %s", job.id)
+            outcome = failure(job, f"The executor failed: {error}", type(error).__name__, now_ms())
+        if running.lost:
+            self._drop(running)
+        elif not (self._stopping and outcome.status is JobStatus.CANCELLED and not running.cancelled):
+            await self._end(running, outcome)
+        # Otherwise it was interrupted because the server stops: `stop` puts it back.
+
+    async def _begin(self, running: _Running) -> None:
+        """Wait for what the job needs, then count and store the attempt. Raises _NotBegun when it was cancelled."""
+        if not running.begun:
+            waiting = self._executor.prepare(running.job)
+            if waiting is not None:
+                running.waiting = asyncio.ensure_future(waiting)
+                self._changed()
+                await asyncio.wait([running.waiting])
+                running.waiting = None
+            if running.cancelled or self._stopping:
+                raise _NotBegun
+            running.job.attempts += 1
+            await self._durably(lambda: self.store.start(running.job, now_ms()))
+            running.begun = True
+        self._changed()
+
+    async def _execute(self, running: _Running) -> Outcome:
+        if running.cancelled:
+            raise _NotBegun
+        running.executing = True
+        try:
+            outcome = await self._executor.run(running.job, self._teller(running))
         finally:
-            if ending is not None:
-                await ending
+            running.executing = False
+            running.showing = None
+        for node_id in outcome.outputs:
+            if node_id in running.told:
+                outcome.outputs[node_id] = running.told[node_id]
+        return outcome
 
-    def _take(self) -> Job | None:
-        """The job to run now."""
-        if self._entered is not None or self._entering is not None:
-            return self._entered
-        return None if self.paused else self._pending.pop()
+    def _teller(self, running: _Running) -> Callable[[Event], None]:
+        """What a job's executor reports to."""
+        job, emit = running.job, self._events.emit
 
-    async def _begin(self, job: Job) -> JobRun:
-        """Make a job the running one, in the store too."""
-        self._running = job
-        run = self._app.executor.prepare(job)
-        if job.id in self._cancelled:
-            run.interrupt()
-        if job is self._entered:
-            self._entered = None
+        def tell(event: Event) -> None:
+            event.client_id = job.client_id
+            if isinstance(event, JobEvent):
+                event.user = job.user
+                if isinstance(event, Executing):
+                    running.showing = event.display_node
+                elif self._watches_outputs and isinstance(event, Executed) and event.output is not None:
+                    self._hook.comfyk_node_output(job=job, node_id=event.node, output=event.output)
+                    running.told[event.node] = event.output
+            emit(event)
+
+        return tell
+
+    async def _end(self, running: _Running, outcome: Outcome) -> None:
+        """Store how a job ended, then tell everybody. The next one is started meanwhile."""
+        job = running.job
+        self._running.pop(job.id, None)
+        self._ending[job.id] = running
+        self._wake.set()
+        last = ending_of(job, outcome)
+        try:
+            if self._watches_ends:
+                await self._hook.comfyk_job_finished(job=job, outcome=outcome)
+            await self._durably(lambda: self.store.finish(job, outcome))
+        except LeaseLostError as error:
+            self._drop(running, error)
+            return
+        finally:
+            self._ending.pop(job.id, None)
+            self._wake.set()
+        self._events.emit(last)
+        self._changed()
+        self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
+        self._resolve(job, outcome)
+
+    async def _give_up(self, running: _Running) -> None:
+        """The job took the process down each time."""
+        job = running.job
+        log.error("job %s ended the server process %d times; it failed", job.id, job.attempts)
+        await self._end(running, _crashed(job))
+
+    async def _again(self, running: _Running, error: ExecutorDied) -> None:
+        """The executor died: the attempt counts, and the job runs again unless there were too many."""
+        job = running.job
+        log.error("job %s: %s", job.id, error)
+        if running.cancelled:
+            await self._end(running, Outcome(JobStatus.CANCELLED, None, now_ms()))
+        elif job.attempts >= self._max_attempts:
+            await self._end(running, _crashed(job, str(error)))
         else:
-            job.attempts += 1
-            await self._durably(lambda: self.store.start(job, now_ms()))
-        self._changed()
-        return run
+            await self._durably(lambda: self._line.give_back(job))
+            self._running.pop(job.id, None)
+            self._wake.set()
+            self._changed()
 
-    async def _end(self, job: Job, last: JobMessage | None, outcome: Outcome) -> None:
-        """Store how a job ended, then tell everybody."""
-        await self._durably(lambda: self.store.finish(job, outcome))
-        self._ending = None
-        self._cancelled.discard(job.id)
-        if last is not None:
-            self._app.events.emit(last)
-        self._changed()
-        self._app.events.emit(Executing(client_id=job.client_id, job_id=job.id, node=None))
-        self._resolve(job.id, outcome)
+    def _drop(self, running: _Running, error: LeaseLostError | None = None) -> None:
+        """Another server runs the job now: what became of it here is void."""
+        log.warning("job %s is run by another server now: %s", running.job.id, error or "the lease ran out")
+        self._running.pop(running.job.id, None)
+        self._elsewhere[running.job.id] = running.job
+        self._wake.set()
 
     async def _durably(self, change: Callable[[], Awaitable[None]]) -> None:
         """Make a change in the store, however long the store needs to get well again: a job is not lost."""
@@ -341,6 +521,8 @@ class JobQueue:
             try:
                 await change()
                 return
+            except LeaseLostError:
+                raise
             except UnknownJobError as error:
                 # A change that reported a failure had been made after all (a connection lost at its commit).
                 log.warning("%s", error)
@@ -350,49 +532,127 @@ class JobQueue:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_LAST_S)
 
-    async def _requeue(self, job: Job) -> None:
-        job.attempts -= 1  # the server stopped in good order: that was not the job's fault
+    async def _requeue(self, running: _Running) -> None:
+        """The server stopped in good order, which was not the job's fault: it is as if it had not begun."""
+        job = running.job
+        if not running.begun and self._shared is None:
+            return  # it is still pending in the store
+        if running.begun:
+            job.attempts -= 1
         try:
             await self.store.requeue(job)
         except StoreError as error:
             log.error("job %s runs again at the next start, though the store failed: %s", job.id, error)
 
-    async def _free_memory(self) -> None:
+    async def _rest(self) -> None:
+        """Do what has to be done while no job runs."""
         requests, self._free_requests = self._free_requests, []
-        if not requests:
-            return
-        freed = await self._app.executor.free(
-            unload_models=any(unload for unload, _, _ in requests),
-            free_memory=any(free for _, free, _ in requests),
-        )
-        for _, _, future in requests:
-            if not future.done():
-                future.set_result(freed)
+        if requests:
+            freed = self._executor.free(
+                unload_models=any(unload for unload, _, _ in requests),
+                free_memory=any(free for _, free, _ in requests),
+            )
+            await _hand_over(freed, [future for _, _, future in requests])
+        while self._between:
+            work, done = self._between[0]
+            try:
+                await _hand_over(work(), [done])
+            finally:
+                del self._between[0]
 
-    def _push(self, job: Job) -> None:
-        self._pending.push(job)
-        self._wake.set()
+    # --- other servers ------------------------------------------------------------------------------------------
+
+    async def _watch(self, store: SharedJobStore) -> None:
+        """Renew the leases, and learn what other servers did."""
+        renew_every = store.lease_s / 3
+        renewed = asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(min(_POLL_S, renew_every))
+            try:
+                renewal = await store.renew()
+                renewed = asyncio.get_running_loop().time()
+                for running in list(self._running.values()):
+                    if running.job.id in renewal.to_cancel:
+                        running.cancelled = True
+                        self._interrupt(running)
+                    elif running.executing and running.job.id not in renewal.held:
+                        running.lost = True
+                        self._interrupt(running)
+                await self._learn_what_ended(store)
+                before = self.remaining
+                await self._line.refresh(len(self._running) + len(self._ending))
+                if self.remaining != before:
+                    self._changed()
+            except StoreError as error:
+                log.error("the leases on the running jobs could not be renewed: %s", error)
+                if asyncio.get_running_loop().time() - renewed > store.lease_s:
+                    for running in self._running.values():
+                        running.lost = True
+                        self._interrupt(running)
+
+    async def _learn_what_ended(self, store: SharedJobStore) -> None:
+        """Tell the clients of this server how their jobs ended that another one ran."""
+        for job_id in await store.ended(list(self._elsewhere)) if self._elsewhere else ():
+            job = self._elsewhere.pop(job_id, None)
+            if job is None or job_id in self._running or job_id in self._ending:
+                continue
+            detail = await store.get(job_id)
+            if detail is not None and detail.outcome is not None:
+                outcome = detail.outcome
+                self._events.emit(ending_of(job, outcome))
+                self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
+            else:
+                outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
+            self._resolve(job, outcome)
+
+    # --- telling ------------------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        self._app.events.emit(QueueChanged(queue_remaining=self.remaining))
+        self._events.emit(QueueChanged(queue_remaining=self.remaining))
 
-    def _resolve(self, job_id: str, outcome: Outcome) -> None:
-        for future in self._waiting.pop(job_id, ()):
+    def _resolve(self, job: Job, outcome: Outcome) -> None:
+        ran = outcome.finished_at - outcome.started_at if outcome.started_at is not None else None
+        self._events.emit(
+            JobEnded(
+                job_id=job.id,
+                client_id=job.client_id,
+                user=job.user,
+                status=outcome.status.value,
+                seconds=None if ran is None else ran / 1000,
+            )
+        )
+        for future in self._waiting.pop(job.id, ()):
             if not future.done():
                 future.set_result(outcome)
 
 
-def _crashed(job: Job) -> Outcome:
+async def _hand_over(work: Awaitable[Any], futures: list[asyncio.Future[Any]]) -> None:
+    """Await something for others, who get its result or its exception."""
+    try:
+        result = await work
+    except Exception as error:
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+        return
+    for future in futures:
+        if not future.done():
+            future.set_result(result)
+
+
+class _NotBegun(Exception):
+    """The job was cancelled, or the server stops, before it began."""
+
+
+def _crashed(job: Job, why: str = "") -> Outcome:
     """How a job ends that took the process down each time it ran."""
-    message = ExecutionError(
-        client_id=job.client_id,
-        job_id=job.id,
-        node_id=None,
-        node_type=None,
-        exception_message=(
-            f"The server process ended {job.attempts} times while this job ran, so it is not run again. "
-            "Look into the log for a crash or for want of memory, then queue it anew."
-        ),
-        exception_type="JobCrashed",
+    message = (
+        f"The server process ended {job.attempts} times while this job ran, so it is not run again. "
+        "Look into the log for a crash or for want of memory, then queue it anew."
     )
-    return Outcome(JobStatus.FAILED, None, message.timestamp, messages=[(message.type, message.data())])
+    if why:
+        message = (
+            f"What ran this job died {job.attempts} times, so it is not run again. The last time: {why} "
+            "Look into the log for a crash or for want of memory, then queue it anew."
+        )
+    return failure(job, message, "JobCrashed", now_ms())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from comfyk.jobs.model import Job, JobStatus, Outcome
 
@@ -15,6 +15,10 @@ class StoreError(Exception):
 
 class DuplicateJobError(StoreError):
     """A job with this id is already stored."""
+
+
+class LeaseLostError(StoreError):
+    """Another server has taken the job over, because this one's lease ran out. What was to be stored is void."""
 
 
 class UnknownJobError(StoreError):
@@ -60,11 +64,12 @@ class JobDetail:
     outcome: Outcome | None = None
 
 
+@runtime_checkable
 class JobStore(Protocol):
     """What the queue asks of a store. Every method may be called from the app's event loop only.
 
     A method that changes something returns when the change is durable, and raises StoreError when it is not:
-    then nothing of it was kept.
+    then nothing of it was kept. One server at a time has the store open; see SharedJobStore.
     """
 
     async def close(self) -> None: ...
@@ -84,7 +89,10 @@ class JobStore(Protocol):
         ...
 
     async def start(self, job: Job, started_at: int) -> None:
-        """Mark it as running, for the `job.attempts`-th time. Raises UnknownJobError."""
+        """Mark it as running, for the `job.attempts`-th time: called right before its first node may run.
+
+        Raises UnknownJobError.
+        """
         ...
 
     async def requeue(self, job: Job) -> None:
@@ -128,3 +136,60 @@ class JobStore(Protocol):
         ...
 
     async def get(self, job_id: str, user: str | None = None) -> JobDetail | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a server learns when it renews its leases."""
+
+    held: frozenset[str]
+    """The jobs that are still its own."""
+    to_cancel: frozenset[str]
+    """Those of them that another server was asked to cancel."""
+
+
+@runtime_checkable
+class SharedJobStore(JobStore, Protocol):
+    """A store that several servers have open: each takes jobs with a lease, and runs what it took.
+
+    A lease is this store's (the owner's, which has a name of its own) for `lease_s` seconds, by the clock of the
+    database. When it runs out before it was renewed, another server may take the job. From then on `start`, `requeue`
+    and `finish` raise LeaseLostError here. `add` with `started_at` takes the job at once.
+    """
+
+    lease_s: float
+
+    async def take(self) -> Job | None:
+        """Take the next job, one whose lease ran out before all that wait; None when there is none.
+
+        No two servers get the same. `job.attempts` is what was counted before.
+        """
+        ...
+
+    async def renew(self) -> Renewal:
+        """Prolong all of this server's leases by `lease_s` from now."""
+        ...
+
+    async def listing(self, user: str | None = None) -> tuple[list[Job], list[Job]]:
+        """The jobs that run, on whichever server, and those that wait, next one first; without sensitive data."""
+        ...
+
+    async def remaining(self) -> int:
+        """How many jobs have not ended."""
+        ...
+
+    async def take_out(self, ids: Collection[str] | None, user: str | None = None) -> Sequence[Job]:
+        """Forget pending jobs, all of them for None; returns those that were taken out, by this call alone."""
+        ...
+
+    async def place(self, job_id: str, *, number: float | None, front: bool) -> bool:
+        """Give a pending job this number, or the place before (`front`) or behind all others. False: it waits no more."""
+        ...
+
+    async def ask_to_cancel(self, job_id: str) -> bool:
+        """Have a job cancelled that runs on another server, when that renews its lease. False: it does not run."""
+        ...
+
+    async def ended(self, ids: Collection[str]) -> Sequence[str]:
+        """Those of the jobs that have ended, or are gone."""
+        ...

@@ -23,7 +23,7 @@ def gather(app: App) -> list[tuple[str, web.AbstractRouteDef]]:
     """The plugins' routes with the plugin's name; of two for one path the first stays. Paths are without `/api`."""
     gathered: list[tuple[str, web.AbstractRouteDef]] = []
     taken: dict[tuple[str, str], str] = {}
-    for plugin, routes in app.plugins.call_each("comfyk_register_routes", app=app):
+    for plugin, routes in app.hook.each("comfyk_register_routes"):
         for route in routes:
             if isinstance(route, web.RouteDef):
                 path = _bare(route.path)

@@ -144,7 +144,7 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
         middlewares.append(authentication(settings, Tokens(app.folders.user)))
     if settings.compress:
         middlewares.append(compress)
-    for added in app.plugins.call("comfyk_register_middlewares", app=app):
+    for added in app.hook.comfyk_register_middlewares():
         middlewares.extend(added)
     application = web.Application(middlewares=middlewares, client_max_size=settings.max_upload_size)
     application[APP] = app

@@ -63,9 +63,9 @@ async def connect(request: web.Request, query: SocketQuery) -> web.StreamRespons
 def _greet(app: App, client: Client) -> None:
     """The first messages: the queue and the client's id, and what its job is at if it connected again."""
     _send(client, "status", {"status": queue_info(app), "sid": client.id})
-    node = app.jobs.current_node(client.id)
-    if node is not None:
-        job_id = next((job.id for job in app.jobs.running if job.client_id == client.id), None)
+    current = app.jobs.current_node(client.id)
+    if current is not None:
+        job_id, node = current
         _send(client, "executing", {"node": node, "display_node": node, "prompt_id": job_id})
 
 
@@ -84,7 +84,7 @@ def _receive(app: App, client: Client, text: str) -> None:
         _send(client, "feature_flags", feature_flags(app))
         return
     try:
-        app.hook.comfyk_websocket_message(app=app, client_id=client.id, message=message)
+        app.hook.comfyk_websocket_message(client_id=client.id, message=message)
     except Exception:
         log.exception("a plugin failed on a WebSocket message of type %r", message.get("type"))
 

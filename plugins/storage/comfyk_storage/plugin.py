@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from comfyk.hookspecs import hookimpl
+from comfyk import hookimpl
 from comfyk.settings import Option, Section
 from pydantic import BaseModel, Field
 

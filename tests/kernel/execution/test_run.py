@@ -304,7 +304,7 @@ class TestInterruption:
     async def test_while_a_node_runs(self, k, n):
         prompt = {"1": n.node("Endless", steps=1), "2": n.node("Show", x=["1", 0])}
         job = await self.start(k, n, prompt, lambda event: event.type == "progress")
-        assert k.app.jobs.current_node("test") == "1"
+        assert k.app.jobs.current_node("test") == (job, "1")
         waiting = asyncio.ensure_future(k.app.jobs.wait(job))
         await asyncio.sleep(0)
         assert not k.app.jobs.interrupt("another job")
@@ -368,7 +368,7 @@ async def test_plugins_wrap_node_calls_and_give_contexts_and_advice(kernel, n):
             return result
 
         @hookimpl
-        def comfyk_job_context(self, app, job_id):
+        def comfyk_job_context(self, app, job):
             @contextlib.contextmanager
             def context():
                 self.log.append("enter")

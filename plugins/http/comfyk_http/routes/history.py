@@ -57,9 +57,9 @@ async def get_history_entry(request: web.Request) -> web.Response:
 )
 async def post_history(request: web.Request, body: HistoryRequest) -> web.Response:
     """Clear the history, or delete entries from it."""
-    store, user = request.app[APP].jobs.store, view_of(request)
+    queue, user = request.app[APP].jobs, view_of(request)
     if body.clear:
-        await store.clear_history(user)
+        await queue.delete_history(None, user)
     if body.delete:
-        await store.delete_history([job_id for job_id in body.delete if is_job_id(job_id)], user)
+        await queue.delete_history([job_id for job_id in body.delete if is_job_id(job_id)], user)
     return success()

@@ -106,7 +106,8 @@ async def _cancel(request: web.Request, job_ids: list[str]) -> bool:
     """Cancel those of the jobs that the request may see; whether there was any to cancel."""
     queue, user = request.app[APP].jobs, view_of(request)
     if user is not None:
-        own = {job.id for job in (*queue.running, *queue.pending) if job.user == user}
+        running, pending = await queue.listing(user)
+        own = {job.id for job in (*running, *pending)}
         job_ids = [job_id for job_id in job_ids if job_id in own]
     states = [await queue.cancel(job_id) for job_id in job_ids]
     return any(state in (JobStatus.PENDING, JobStatus.IN_PROGRESS) for state in states)

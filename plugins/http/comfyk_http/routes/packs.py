@@ -23,7 +23,7 @@ def _packs(app: App) -> list[Path]:
 
 
 def _blueprint_folders(app: App) -> Sequence[Path]:
-    added = [path for paths in app.plugins.call("comfyk_register_blueprints", app=app) for path in paths]
+    added = [path for paths in app.hook.comfyk_register_blueprints() for path in paths]
     return [app.folders.base / "blueprints", *added]
 
 

@@ -24,8 +24,7 @@ from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, vi
 async def get_queue(request: web.Request) -> web.Response:
     """Jobs in the order in which they run."""
     queue, user = request.app[APP].jobs, view_of(request)
-    running = [job for job in queue.running if user in (None, job.user)]
-    pending = [job for job in queue.pending if user in (None, job.user)]
+    running, pending = await queue.listing(user)
     shape = _haiven if request.app[SETTINGS].queue_shape == "haiven" else _comfyui
     return json_answer(shape(running, pending))
 
@@ -55,9 +54,7 @@ def _haiven(running: list[Job], pending: list[Job]) -> dict[str, Any]:
 async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
     """All that is asked for is done; while the queue is paused no further job is started."""
     queue, user = request.app[APP].jobs, view_of(request)
-    if body.move is not None and not any(
-        job.id == body.move.prompt_id and user in (None, job.user) for job in queue.pending
-    ):
+    if body.move is not None and body.move.prompt_id not in {job.id for job in (await queue.listing(user))[1]}:
         raise BadField("move.prompt_id", "no pending job has this id", status=404, type="not_found")
     if body.clear:
         await queue.clear(user=user)
@@ -83,9 +80,9 @@ async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
 async def interrupt(request: web.Request, body: InterruptRequest) -> web.Response:
     """With a `prompt_id` only if that job is the running one; in multi-user mode only the user's own jobs."""
     queue, user = request.app[APP].jobs, view_of(request)
-    for job in queue.running:
-        if user in (None, job.user) and body.prompt_id in (None, "", job.id):
-            queue.interrupt(job.id)
+    for job in (await queue.listing(user))[0]:
+        if body.prompt_id in (None, "", job.id):
+            await queue.cancel_running(job.id)
     return success()
 
 

@@ -36,7 +36,7 @@ def queue_info(app: App) -> dict[str, Any]:
 def feature_flags(app: App) -> dict[str, Any]:
     """The flags of all plugins. While no plugin says otherwise there are no assets."""
     flags: dict[str, Any] = {"assets": False}
-    for added in app.plugins.call("comfyk_feature_flags", app=app):
+    for added in app.hook.comfyk_feature_flags():
         flags.update(added)
     return flags
 
@@ -80,13 +80,13 @@ def _system_stats(app: App) -> dict[str, Any]:
         "embedded_python": os.path.basename(sys.prefix) == "python_embeded",
         "argv": [_PASSWORD.sub(r"\1:***@", argument) for argument in sys.argv],
     }
-    for added in app.plugins.call("comfyk_system_stats", app=app):
+    for added in app.hook.comfyk_system_stats():
         system.update(added)
     system = {name: value for name, value in system.items() if value is not None}
     # To torch a CPU has no index; to the API every device has one.
     devices = [
         {**device, "index": device.get("index") or 0}
-        for found in app.plugins.call("comfyk_device_stats", app=app)
+        for found in app.hook.comfyk_device_stats()
         for device in found
     ]
     if not devices:

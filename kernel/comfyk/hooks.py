@@ -1,0 +1,391 @@
+"""Calling hooks: the one place that every call of every hook goes through.
+
+pluggy keeps the order (`tryfirst`, `trylast`), the wrappers and the first results. What comes on top of it here: a
+plugin that fails keeps its failure to itself, what a function returns is checked against the hookspec's annotation
+before anybody uses it, and a hookspec that is `async def` makes an async hook, whose functions are awaited one after
+the other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
+
+import pluggy
+
+PROJECT = "comfyk"
+
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+_mark_spec = pluggy.HookspecMarker(PROJECT)
+
+Raises = bool | type[Exception]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def hookspec(function: Callable[P, R]) -> Callable[P, R]: ...
+@overload
+def hookspec(
+    *, firstresult: bool = False, raises: Raises = False, reverse: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def hookspec(
+    function: Callable[P, R] | None = None,
+    *,
+    firstresult: bool = False,
+    raises: Raises = False,
+    reverse: bool = False,
+) -> Any:
+    """Mark a function as a hookspec; an `async def` is an async hook.
+
+    What an implementation returns has to fit the function's return annotation (or be None), whose names must be there
+    at run time. `firstresult` ends the call with the first result that is not None. With `raises` an exception ends
+    the call and comes out of it (an exception type: only those); without, it is recorded as the plugin's error and
+    the others are called. `reverse`
+    calls the plugins in the opposite order, for what takes down what another hook has put up.
+    """
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        function.comfyk_rules = {"firstresult": firstresult, "raises": raises, "reverse": reverse}  # type: ignore[attr-defined]
+        return _mark_spec(function, firstresult=firstresult)
+
+    return mark if function is None else mark(function)
+
+
+@dataclass
+class Spec:
+    """What a hookspec says of itself."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    firstresult: bool = False
+    raises: Raises = False
+    reverse: bool = False
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any]) -> Spec:
+        rules = getattr(function, "comfyk_rules", {})
+        return cls(name, function, inspect.iscoroutinefunction(function), **rules)
+
+    def lets_out(self, error: BaseException) -> bool:
+        """Whether what a function raised ends the call."""
+        return self.raises if isinstance(self.raises, bool) else isinstance(error, self.raises)
+
+    @cached_property
+    def arguments(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.function).parameters)
+
+    def check(self, value: Any) -> Any:
+        """The value as the annotation has it. Raises TypeError when it is something else."""
+        if value is None or self._check is None:
+            return value
+        return self._check(value)
+
+    @cached_property
+    def _check(self) -> Callable[[Any], Any] | None:
+        from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+        said = self.function.__annotations__.get("return", Any)
+        only = SimpleNamespace(__annotations__={"return": said})
+        returned = get_type_hints(only, self.function.__globals__, include_extras=True)["return"]
+        if returned in (Any, type(None)):
+            return None if returned is Any else self._refuse
+        adapter: TypeAdapter[Any] = TypeAdapter(_whole(returned), config=ConfigDict(arbitrary_types_allowed=True))
+
+        def check(value: Any) -> Any:
+            if isinstance(value, Iterator):
+                value = list(value)  # here, so that what a generator raises is seen as it is
+            try:
+                return adapter.validate_python(value)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_context=False)[0]
+                where = "".join(f"[{part!r}]" for part in first["loc"])
+                shown = f"{type(first['input']).__name__} {first['input']!r:.80}"
+                raise TypeError(f"{self.name} returned {where or 'a value'}: {first['msg']}, not {shown}") from None
+
+        return check
+
+    def _refuse(self, value: Any) -> Any:
+        raise TypeError(f"{self.name} returned {value!r:.80}; it returns nothing")
+
+
+def _whole(annotation: Any) -> Any:
+    """With lists for iterables: a generator is run to its end while it can still be blamed on its plugin."""
+    if get_origin(annotation) is Iterable:
+        return list[get_args(annotation)]
+    arguments = get_args(annotation)
+    if not arguments or Iterable not in {get_origin(argument) for argument in arguments}:
+        return annotation
+    wholes = [_whole(argument) for argument in arguments]
+    whole = wholes[0]
+    for other in wholes[1:]:
+        whole = whole | other
+    return whole
+
+
+Record = Callable[[str, str, BaseException], None]
+"""Keeps a plugin's error: the plugin's name, the hook's, and what was raised."""
+
+
+class HookCalls:
+    """Calls hooks. Specs are added first, then implementations; `record` is told what fails."""
+
+    def __init__(self, record: Record) -> None:
+        self.specs: dict[str, Spec] = {}
+        self._record = record
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._results: list[tuple[str, Any]] | None = None
+        """While `call_each` runs: which plugin returned what."""
+
+    # --- what there is ----------------------------------------------------------------------------------------
+
+    def add_specs(self, namespace: object) -> None:
+        """Add the hookspecs of a module or an object. Raises ValueError when a name is taken, or there is none."""
+        found = {
+            name: Spec.of(name, function)
+            for name in dir(namespace)
+            if name.startswith("comfyk_") and hasattr(function := getattr(namespace, name), "comfyk_spec")
+        }
+        if not found:
+            raise ValueError(f"{namespace!r} holds no function that is marked with comfyk.hookspec")
+        for name in found:
+            if name in self.specs:
+                raise ValueError(f"there is a hook {name} already")
+        for spec in found.values():
+            if spec.is_async and spec.firstresult and spec.reverse:
+                raise ValueError(f"{spec.name}: the first result of a call in reverse order is ambiguous")
+        self.specs.update(found)
+        self._manager.add_hookspecs(namespace)
+
+    def register(self, plugin: object, name: str) -> list[pluggy.HookCaller]:
+        """Add a plugin's implementations. Raises what pluggy does when one does not fit its spec; then none is added.
+
+        Returns the callers that it has implementations of, also of hooks that nobody has specified.
+        """
+        try:
+            self._manager.register(plugin, name)
+        except BaseException:
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            raise
+        callers = self._manager.get_hookcallers(plugin) or []
+        for caller in callers:
+            if caller.name in self.specs:
+                self._guard(caller, plugin, name)
+        return callers
+
+    def implementations_of(self, caller: pluggy.HookCaller, plugin: object) -> list[pluggy.HookImpl]:
+        return [impl for impl in caller.get_hookimpls() if impl.plugin is plugin]
+
+    def implements(self, hook: str) -> bool:
+        """Whether any plugin has this hook."""
+        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+
+    # --- calls ------------------------------------------------------------------------------------------------
+
+    def call(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook: the results of all plugins that are not None, or the first one of a `firstresult` hook."""
+        spec = self.specs[hook]
+        if spec.is_async:
+            raise TypeError(f"{hook} is an async hook: await call_async")
+        results = getattr(self._manager.hook, hook)(**arguments)
+        if spec.reverse and not spec.firstresult:
+            results.reverse()
+        return results
+
+    def call_each(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """Like `call`, with the name of the plugin that each result is from.
+
+        What a wrapper made itself comes with the name of the first wrapper.
+        """
+        self._results = given = []
+        try:
+            results = self.call(hook, **arguments)
+        finally:
+            self._results = None
+        wrappers = [impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls() if impl.wrapper]
+        by_id = {id(result): plugin for plugin, result in reversed(given)}
+        return [(by_id.get(id(result), wrappers[-1] if wrappers else ""), result) for result in results]
+
+    async def call_async(self, hook: str, **arguments: Any) -> Any:
+        """Like `call`, for async hooks: one plugin after the other, each awaited before the next is called."""
+        spec = self.specs[hook]
+        implementations: list[pluggy.HookImpl] = getattr(self._manager.hook, hook).get_hookimpls()
+        wrappers: list[Generator[None, Any, Any]] = []
+        results: list[Any] = []
+        outcome: Any = None
+        try:
+            for impl in _in_order(implementations, spec.reverse):
+                returned = impl.function(*[arguments[name] for name in impl.argnames])
+                if impl.wrapper:
+                    next(returned)
+                    wrappers.append(returned)
+                    continue
+                if inspect.isawaitable(returned):
+                    returned = await returned
+                if returned is not None:
+                    results.append(returned)
+                    if spec.firstresult:
+                        break
+        except BaseException as error:
+            for wrapper in reversed(wrappers):
+                try:
+                    wrapper.throw(error)
+                except StopIteration:
+                    pass  # it swallowed the error, which is not its to swallow
+            raise
+        outcome = (results[0] if results else None) if spec.firstresult else results
+        for wrapper in reversed(wrappers):
+            try:
+                wrapper.send(outcome)
+            except StopIteration as end:
+                outcome = end.value
+        return outcome
+
+    def call_extra(self, hook: str, function: Callable[[], Any], **arguments: Any) -> Any:
+        """Call a hook of wrappers around a function, which is called as its innermost implementation."""
+        return getattr(self._manager.hook, hook).call_extra([function], arguments)
+
+    # --- guards -----------------------------------------------------------------------------------------------
+
+    def _guard(self, caller: pluggy.HookCaller, plugin: object, name: str) -> None:
+        """Put every implementation of a plugin behind a function that keeps its failures in."""
+        spec = self.specs[caller.name]
+        for impl in self.implementations_of(caller, plugin):
+            if impl.hookwrapper:
+                raise TypeError(f"{spec.name}: write `wrapper=True`, `result = yield`, `return result`")
+            if impl.wrapper:
+                guard = self._guard_wrapper
+            else:
+                guard = self._guard_async if spec.is_async else self._guard_plain
+            impl.function = guard(spec, name, impl.function)
+
+    def _guard_plain(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*arguments: Any) -> Any:
+            try:
+                returned = function(*arguments)
+                if inspect.iscoroutine(returned):
+                    returned.close()
+                    raise TypeError(f"{spec.name} cannot be async")
+                returned = spec.check(returned)
+            except (Exception, SystemExit) as error:
+                if spec.lets_out(error):
+                    raise
+                self._record(plugin, spec.name, error)
+                return None
+            if returned is not None and self._results is not None:
+                self._results.append((plugin, returned))
+            return returned
+
+        return guarded
+
+    def _guard_async(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def guarded(*arguments: Any) -> Any:
+            try:
+                returned = function(*arguments)
+                if inspect.isawaitable(returned):
+                    returned = await returned
+                return spec.check(returned)
+            except (Exception, SystemExit) as error:
+                if spec.lets_out(error):
+                    raise
+                self._record(plugin, spec.name, error)
+                return None
+
+        return guarded
+
+    def _guard_wrapper(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        if spec.raises is True:
+            return function
+
+        def guarded(*arguments: Any) -> Generator[None, Any, Any]:
+            wrapper = None
+            try:
+                wrapper = function(*arguments)
+                next(wrapper)
+            except StopIteration:
+                self._record(plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once"))
+                wrapper = None
+            except (Exception, SystemExit) as error:
+                self._record(plugin, spec.name, error)
+                wrapper = None
+            result = yield
+            if wrapper is None:
+                return result
+            try:
+                wrapper.send(result)
+            except StopIteration as end:
+                try:
+                    return self._checked(spec, end.value)
+                except TypeError as error:
+                    self._record(plugin, spec.name, error)
+            except (Exception, SystemExit) as error:
+                self._record(plugin, spec.name, error)
+            else:
+                wrapper.close()
+                self._record(plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once"))
+            return result
+
+        return guarded
+
+    @staticmethod
+    def _checked(spec: Spec, result: Any) -> Any:
+        if spec.firstresult:
+            return spec.check(result)
+        if not isinstance(result, list):
+            raise TypeError(f"a wrapper of {spec.name} has to return the list of results, not {result!r:.80}")
+        return [spec.check(one) for one in result]
+
+
+def _in_order(implementations: list[pluggy.HookImpl], reverse: bool) -> Iterable[pluggy.HookImpl]:
+    """As pluggy calls them: wrappers first, then the last in its list; with `reverse` the others the other way."""
+    if not reverse:
+        return reversed(implementations)
+    wrappers = [impl for impl in implementations if impl.wrapper]
+    return [*reversed(wrappers), *(impl for impl in implementations if not impl.wrapper)]
+
+
+class BoundHooks:
+    """`app.hook`: hooks as methods, `app` filled in where a hook takes it.
+
+    A call gives what `HookCalls.call` does; that of an async hook has to be awaited. Parts of the kernel are handed
+    this instead of the app.
+    """
+
+    def __init__(self, calls: HookCalls, given: Mapping[str, Any]) -> None:
+        self._calls = calls
+        self._given = given
+
+    def __getattr__(self, hook: str) -> Callable[..., Any]:
+        spec = self._calls.specs.get(hook)
+        if spec is None:
+            raise AttributeError(f"there is no hook {hook}")
+        given = {name: value for name, value in self._given.items() if name in spec.arguments}
+        call = self._calls.call_async if spec.is_async else self._calls.call
+
+        def bound(**arguments: Any) -> Any:
+            return call(hook, **given, **arguments)
+
+        self.__dict__[hook] = bound  # found at once the next time
+        return bound
+
+    def each(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """The results of a hook with the name of the plugin that each is from."""
+        given = {name: value for name, value in self._given.items() if name in self._calls.specs[hook].arguments}
+        return self._calls.call_each(hook, **given, **arguments)
+
+    def around(self, hook: str, function: Callable[[], Any], **arguments: Any) -> Any:
+        """Call a function through the wrappers of a hook."""
+        given = {name: value for name, value in self._given.items() if name in self._calls.specs[hook].arguments}
+        return self._calls.call_extra(hook, function, **given, **arguments)
+
+    def implements(self, hook: str) -> bool:
+        """Whether any plugin has this hook."""
+        return self._calls.implements(hook)

@@ -1,0 +1,171 @@
+"""The line that jobs wait in, over a store: one that this server has to itself, or one that several take from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from comfyk.events import now_ms
+from comfyk.jobs.model import Job
+from comfyk.jobs.store import JobStore, SharedJobStore, StoreError
+from comfyk.jobs.waiting import WaitingJobs
+
+
+class Line(Protocol):
+    """What the queue asks of it. A change is durable on return; StoreError means that nothing was changed."""
+
+    async def load(self, max_attempts: int) -> tuple[int, list[Job]]:
+        """Find what is left from the last time. Returns the number of the next job, and those that were tried too often."""
+        ...
+
+    async def add(self, job: Job, *, running: bool) -> None:
+        """Put a job in, or store it as running at once."""
+        ...
+
+    async def take(self) -> Job | None:
+        """The next one, out of the line; None when nobody waits."""
+        ...
+
+    async def give_back(self, job: Job) -> None:
+        """Put a job back that was taken, with its `attempts`; it comes before all others if there were any."""
+        ...
+
+    async def remove(self, ids: Collection[str] | None, user: str | None) -> list[Job]:
+        """Take waiting jobs out, all of them for None; returns those that were."""
+        ...
+
+    async def move(self, job_id: str, *, number: float | None, front: bool) -> bool:
+        """Give a waiting job another place; False when it waits no more."""
+        ...
+
+    async def listing(self, user: str | None) -> tuple[list[Job], list[Job]]:
+        """The jobs that run on other servers, and those that wait, next one first."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """How many wait, or run on other servers, as far as is known now."""
+        ...
+
+    async def refresh(self, running: int) -> None:
+        """Look again how long it is; `running` jobs of this server are not counted."""
+        ...
+
+
+class OwnLine:
+    """The jobs that wait are in memory too; the store is asked for none of them."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._waiting = WaitingJobs()
+
+    async def load(self, max_attempts: int) -> tuple[int, list[Job]]:
+        next_number = 0
+        given_up: list[Job] = []
+        for job in await self._store.unfinished():
+            next_number = max(next_number, int(abs(job.number)) + 1)
+            if job.attempts >= max_attempts:
+                given_up.append(job)
+            else:
+                self._waiting.push(job)
+        return next_number, given_up
+
+    async def add(self, job: Job, *, running: bool) -> None:
+        if running:
+            await self._store.add(job, started_at=now_ms())
+        else:
+            await self._store.add(job)
+            self._waiting.push(job)
+
+    async def take(self) -> Job | None:
+        return self._waiting.pop()
+
+    async def give_back(self, job: Job) -> None:
+        await self._store.requeue(job)
+        self._waiting.push(job)
+
+    async def remove(self, ids: Collection[str] | None, user: str | None) -> list[Job]:
+        wanted = self._waiting.ids() if ids is None else dict.fromkeys(ids)
+        jobs = [job for one in wanted if (job := self._waiting.get(one)) and user in (None, job.user)]
+        for job in jobs:
+            self._waiting.remove(job.id)
+        try:
+            await self._store.remove([job.id for job in jobs])
+        except StoreError:
+            for job in jobs:
+                self._waiting.push(job)
+            raise
+        return jobs
+
+    async def move(self, job_id: str, *, number: float | None, front: bool) -> bool:
+        job = self._waiting.get(job_id)
+        if job is None:
+            return False
+        if number is None:
+            number = self._waiting.place_beyond(job, front=front)
+        before, job.number = job.number, number
+        try:
+            await self._store.renumber(job)
+        except StoreError:
+            job.number = before
+            raise
+        if job_id in self._waiting:
+            self._waiting.push(job)
+        return True
+
+    async def listing(self, user: str | None) -> tuple[list[Job], list[Job]]:
+        return [], [job for job in self._waiting.in_order() if user in (None, job.user)]
+
+    @property
+    def length(self) -> int:
+        return len(self._waiting)
+
+    async def refresh(self, running: int) -> None:
+        """Nobody else changes it."""
+
+
+class SharedLine:
+    """Other servers put jobs in and take them out, so each question goes to the store."""
+
+    def __init__(self, store: SharedJobStore) -> None:
+        self._store = store
+        self._length = 0
+
+    async def load(self, max_attempts: int) -> tuple[int, list[Job]]:
+        running, waiting = await self._store.listing()
+        self._length = len(running) + len(waiting)
+        # Those that were tried too often may be running elsewhere: who takes one gives it up.
+        return max((int(abs(job.number)) + 1 for job in (*running, *waiting)), default=0), []
+
+    async def add(self, job: Job, *, running: bool) -> None:
+        await self._store.add(job, started_at=now_ms() if running else None)
+        if not running:
+            self._length += 1
+
+    async def take(self) -> Job | None:
+        job = await self._store.take()
+        if job is not None:
+            self._length = max(self._length - 1, 0)
+        return job
+
+    async def give_back(self, job: Job) -> None:
+        await self._store.requeue(job)
+        self._length += 1
+
+    async def remove(self, ids: Collection[str] | None, user: str | None) -> list[Job]:
+        jobs = list(await self._store.take_out(ids, user))
+        self._length = max(self._length - len(jobs), 0)
+        return jobs
+
+    async def move(self, job_id: str, *, number: float | None, front: bool) -> bool:
+        return await self._store.place(job_id, number=number, front=front)
+
+    async def listing(self, user: str | None) -> tuple[list[Job], list[Job]]:
+        return await self._store.listing(user)
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    async def refresh(self, running: int) -> None:
+        self._length = max(await self._store.remaining() - running, 0)
