@@ -383,7 +383,9 @@ def test_a_file_for_the_other_part(caplog: pytest.LogCaptureFixture) -> None:
     assert "model.safetensors: changes nothing here: all its 2 keys are for the model" in caplog.text
     before, after = (each.model_state_dict_for_saving() for each in (model, patched))
     assert all(torch.equal(before[key], after[key]) for key in before)
-    with pytest.raises(LoraError, match="expected a LoRA for this model, found one for another family"):
+    with pytest.raises(
+        LoraError, match="expected a LoRA for Stable Diffusion 1.x, found one for another family"
+    ):
         apply_lora(model, None, {"lora_unet_other.lora_up.weight": UP}, 1.0, 1.0)
 
 

@@ -133,7 +133,7 @@ def model_families() -> Families:
     known = _of_apps.get(app)
     if known is None:
         known = _of_apps[app] = Families(BUILT_IN)
-        app.hook.comfyk_register_model_families(app=app, families=known)
+        app.hook.comfyk_register_model_families(families=known)
     return known
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from comfyk import io
 
 from comfyk_core_nodes.nodes import conditioning, image, latent, loaders, mask, model, sampling, text, values
@@ -17,3 +19,11 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     *sampling.NODES,
     *model.NODES,
 )
+
+WITHOUT_TORCH = values.NODES
+
+
+@cache
+def ids_with_torch() -> frozenset[str]:
+    """The ids of the nodes that compute with torch: all but those of `WITHOUT_TORCH`."""
+    return frozenset(node.GET_SCHEMA().node_id for node in NODES if node not in WITHOUT_TORCH)

@@ -12,11 +12,11 @@ import torch
 from comfyk_core_nodes.families.sd.detection import unet_config
 from comfyk_core_nodes.families.sd.diffusers_keys import diffusers_unet_to_original
 from comfyk_core_nodes.families.sd.unet import UNetModel
-from comfyk_core_nodes.text import bpe, layouts
-from comfyk_core_nodes.text import encoders as text_encoder
+from comfyk_core_nodes.text import bpe, encoders, layouts
 from comfyk_core_nodes.text.clip_model import text_config
 from comfyk_core_nodes.text.tokenizer import END, START
 from comfyk_core_nodes.vae.autoencoder import AutoencoderKL, autoencoder_config
+from comfyk_core_nodes.vae.layouts import vae_state
 from comfyk_core_nodes.weights.assign import assign_weights
 from comfyk_core_nodes.weights.layers import prepare_layers, release_layers
 from torch import Tensor, nn
@@ -130,7 +130,7 @@ def test_autoencoder(tiny: Tiny) -> None:
             layers_per_block=1,
         )
     )
-    state = layouts.vae_state(theirs.state_dict())
+    state = vae_state(theirs.state_dict())
     config = autoencoder_config(state)
     assert config is not None
     ours = AutoencoderKL(**config, device="meta")
@@ -165,22 +165,22 @@ TOKENS = [[START, 320, 2368, END, *[END] * 73], [START, *range(500, 575), END]]
 @pytest.mark.parametrize(
     ("habits", "projection", "act"),
     [
-        (text_encoder.CLIP_L, None, "quick_gelu"),
-        (text_encoder.CLIP_L_SDXL, None, "quick_gelu"),
-        (text_encoder.CLIP_H, 128, "gelu"),
-        (text_encoder.CLIP_G, 96, "gelu"),
+        (encoders.CLIP_L, None, "quick_gelu"),
+        (encoders.CLIP_L_SDXL, None, "quick_gelu"),
+        (encoders.CLIP_H, 128, "gelu"),
+        (encoders.CLIP_G, 96, "gelu"),
     ],
 )
 @pytest.mark.parametrize("skip", [None, -1, -3])
 def test_text_encoder(
-    tiny: Tiny, habits: text_encoder.Habits, projection: int | None, act: str, skip: int | None
+    tiny: Tiny, habits: encoders.Habits, projection: int | None, act: str, skip: int | None
 ) -> None:
     theirs = text_witness(tiny, projection, act, END)
     state = layouts.find_text_model(theirs.state_dict())
     assert state is not None
     sizes = text_config(state)
     assert sizes is not None
-    ours = text_encoder.TextEncoder(habits, sizes, device="meta")
+    ours = encoders.TextEncoder(habits, sizes, device="meta")
     assert assign_weights(ours.transformer, state) == ([], [])
     expected = theirs(torch.tensor(TOKENS), output_hidden_states=True)
     if skip is not None:
