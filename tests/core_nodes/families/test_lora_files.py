@@ -384,7 +384,7 @@ def test_a_file_for_the_other_part(caplog: pytest.LogCaptureFixture) -> None:
     before, after = (each.model_state_dict_for_saving() for each in (model, patched))
     assert all(torch.equal(before[key], after[key]) for key in before)
     with pytest.raises(
-        LoraError, match="expected a LoRA for Stable Diffusion 1.x, found one for another family"
+        LoraError, match=r"expected a LoRA for Stable Diffusion 1\.x, found one for another family"
     ):
         apply_lora(model, None, {"lora_unet_other.lora_up.weight": UP}, 1.0, 1.0)
 
