@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import time
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,11 @@ def torch_for(prompt: Mapping[str, Any]) -> Awaitable[Any] | None:
     needing = ids_with_torch()
     if not any(node.get("class_type") in needing for node in prompt.values()):
         return None
-    return asyncio.to_thread(importlib.import_module, "torch")
+    return asyncio.to_thread(_import_torch)
+
+
+def _import_torch() -> None:
+    import torch  # noqa: F401
 
 
 @contextmanager

@@ -93,20 +93,20 @@ def _text(width: int, known_as: str, *places: tuple[str, str]) -> TextChain:
     return TextChain(places, _read, _tell, _build, width, known_as)
 
 
-_TEXT_1 = _text(768, "SD 1.x", ("clip_l", "cond_stage_model.transformer."))
-_TEXT_2 = _text(
+TEXT_SD1 = _text(768, "SD 1.x", ("clip_l", "cond_stage_model.transformer."))
+TEXT_SD2 = _text(
     1024,
     "SD 2.x",
     ("clip_h", "cond_stage_model.model."),
     ("clip_h", "conditioner.embedders.0.model."),
 )
-_TEXT_XL = _text(
+TEXT_SDXL = _text(
     2048,
     "SDXL",
     ("clip_l", "conditioner.embedders.0.transformer."),
     ("clip_g", "conditioner.embedders.1.model."),
 )
-_TEXT_REFINER = _text(1280, "the SDXL refiner", ("clip_g", "conditioner.embedders.0.model."))
+TEXT_REFINER = _text(1280, "the SDXL refiner", ("clip_g", "conditioner.embedders.0.model."))
 
 
 # How a network was trained ---------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ SD_X4_UPSCALER = Family(
     lambda sizes: sizes["in_channels"] == 7 and isinstance(sizes.get("num_classes"), int),
     _model("X4Upscaler"),
     _latents("SD_X4"),
-    _TEXT_2,
+    TEXT_SD2,
     prediction="v",
     sampling_defaults={"linear_start": 0.0001, "linear_end": 0.02},
     read_marks=_read_marks,
@@ -179,7 +179,7 @@ SD21_UNCLIP = Family(
     lambda sizes: _has_vector(sizes) and _starts_with_attention(sizes),
     _model("SD21UNCLIP"),
     _latents("SD15"),
-    _TEXT_2,
+    TEXT_SD2,
     read_marks=_read_marks_2,
     lora_keys=unet_key_map,
     clip_vision_prefix="embedder.model.visual.",
@@ -191,7 +191,7 @@ SDXL_REFINER = Family(
     lambda sizes: _has_vector(sizes) and _is_refiner(sizes),
     _model("SDXLRefiner"),
     _latents("SDXL"),
-    _TEXT_REFINER,
+    TEXT_REFINER,
     read_marks=_read_marks,
     lora_keys=unet_key_map,
 )
@@ -202,7 +202,7 @@ SDXL = Family(
     _has_vector,
     _model("sdxl"),
     _latents("SDXL"),
-    _TEXT_XL,
+    TEXT_SDXL,
     read_marks=_read_marks,
     lora_keys=unet_key_map,
     memory_factor=0.8,
@@ -214,7 +214,7 @@ SD2 = Family(
     lambda sizes: sizes["use_linear_in_transformer"],
     _model("StableDiffusion"),
     _latents("SD15"),
-    _TEXT_2,
+    TEXT_SD2,
     read_marks=_read_marks_2,
     lora_keys=unet_key_map,
 )
@@ -225,7 +225,7 @@ SD1 = Family(
     lambda sizes: sizes["context_dim"] is not None,
     _model("sd1"),
     _latents("SD15"),
-    _TEXT_1,
+    TEXT_SD1,
     read_marks=_read_marks,
     lora_keys=unet_key_map,
 )
