@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfyk import io
 
 from comfyk_core_nodes.nodes.limits import MAX_SEED
+from comfyk_core_nodes.nodes.sampling import widgets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ class SamplerCustom(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The same seed gives the same picture.",
                 ),
-                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
+                widgets.cfg(),
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),
                 io.Sampler.Input("sampler"),

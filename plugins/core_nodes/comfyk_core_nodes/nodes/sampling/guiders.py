@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from comfyk import io
 
+from comfyk_core_nodes.nodes.sampling import widgets
+
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
     from comfyk_core_nodes.sampling.conditioning import Conditioning
@@ -48,15 +50,7 @@ class CFGGuider(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strictly the prompts are followed. 1 leaves the negative one out.",
-                ),
+                widgets.cfg(),
             ],
             outputs=[io.Guider.Output()],
         )
@@ -91,24 +85,8 @@ class DualCFGGuider(io.ComfyNode):
                 io.Conditioning.Input("cond1"),
                 io.Conditioning.Input("cond2"),
                 io.Conditioning.Input("negative"),
-                io.Float.Input(
-                    "cfg_conds",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How far from the second to the first.",
-                ),
-                io.Float.Input(
-                    "cfg_cond2_negative",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How far from the negative one to the second.",
-                ),
+                widgets.cfg("cfg_conds", tooltip="How far from the second to the first."),
+                widgets.cfg("cfg_cond2_negative", tooltip="How far from the negative one to the second."),
                 io.Combo.Input("style", options=("regular", "nested")),
             ],
             outputs=[io.Guider.Output()],
@@ -149,7 +127,7 @@ class DualModelGuider(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model of the positive conditioning."),
                 io.Conditioning.Input("positive"),
-                io.Float.Input("cfg", default=4.0, min=0.0, max=100.0, step=0.1, round=0.01),
+                widgets.cfg(default=4.0),
                 io.Model.Input(
                     "model_negative",
                     optional=True,
@@ -195,15 +173,7 @@ class CFGOverride(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model"),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strictly the prompts are followed. 1 leaves the negative one out.",
-                ),
+                widgets.cfg(default=1.0),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="0 is the first step."
                 ),

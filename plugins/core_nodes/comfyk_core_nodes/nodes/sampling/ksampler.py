@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfyk import io
 
 from comfyk_core_nodes.nodes.limits import MAX_SEED
+from comfyk_core_nodes.nodes.sampling import widgets
 from comfyk_core_nodes.sampling.names import SAMPLER_NAMES, SCHEDULER_NAMES
 
 if TYPE_CHECKING:
@@ -44,17 +45,9 @@ class KSampler(io.ComfyNode):
                     max=10000,
                     tooltip="How often the model is asked. More steps are slower and finer.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip=(
-                        "How strictly the prompts are followed (classifier-free guidance). 1 leaves the"
-                        " negative prompt out, and is twice as fast."
-                    ),
+                widgets.cfg(
+                    tooltip="How strictly the prompts are followed (classifier-free guidance). 1 leaves the"
+                    " negative prompt out, and is twice as fast."
                 ),
                 io.Combo.Input("sampler_name", options=SAMPLER_NAMES, tooltip="How the steps are taken."),
                 io.Combo.Input(
@@ -137,7 +130,7 @@ class KSamplerAdvanced(io.ComfyNode):
                     tooltip="The same seed gives the same picture.",
                 ),
                 io.Int.Input("steps", default=20, min=1, max=10000),
-                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
+                widgets.cfg(),
                 io.Combo.Input("sampler_name", options=SAMPLER_NAMES),
                 io.Combo.Input("scheduler", options=SCHEDULER_NAMES),
                 io.Conditioning.Input("positive"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfyk import io
 
+from comfyk_core_nodes.nodes.sampling import widgets
 from comfyk_core_nodes.sampling.names import SAMPLER_NAMES
 
 _NEVER = 2.57
@@ -40,26 +41,8 @@ class SamplerEulerAncestral(io.ComfyNode):
             category="model/sampling/samplers",
             description="Euler steps with new noise after each.",
             inputs=[
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="How much of the noise is made anew in each step; 0 takes none.",
-                ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.eta(),
+                widgets.s_noise(),
             ],
             outputs=[io.Sampler.Output()],
         )
@@ -82,24 +65,8 @@ class SamplerEulerAncestralCFGPP(io.ComfyNode):
             category="model/sampling/samplers",
             description="Euler steps with new noise after each, by CFG++.",
             inputs=[
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=False,
-                    tooltip="How much of the noise is made anew in each step; 0 takes none.",
-                ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    round=False,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.eta(1.0, advanced=False),
+                widgets.s_noise(10.0, advanced=False),
             ],
             outputs=[io.Sampler.Output()],
         )
@@ -175,24 +142,8 @@ class SamplerDPMPP_2S_Ancestral(io.ComfyNode):
             category="model/sampling/samplers",
             description="DPM-Solver++(2S) with new noise after each step.",
             inputs=[
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    tooltip="How much of the noise is made anew in each step; 0 takes none.",
-                ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.eta(advanced=False),
+                widgets.s_noise(advanced=False),
             ],
             outputs=[io.Sampler.Output()],
         )
@@ -295,16 +246,7 @@ class SamplerDPMAdaptative(io.ComfyNode):
                     advanced=True,
                     tooltip="How much of the noise is made anew in each step; 0 takes none.",
                 ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.s_noise(),
             ],
             outputs=[io.Sampler.Output()],
         )

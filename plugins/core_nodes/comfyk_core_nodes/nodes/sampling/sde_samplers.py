@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from comfyk import io
 
+from comfyk_core_nodes.nodes.sampling import widgets
+
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
 
@@ -25,26 +27,8 @@ class SamplerDPMPP_SDE(io.ComfyNode):
             category="model/sampling/samplers",
             description="DPM-Solver++ for the SDE.",
             inputs=[
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="How much of the noise is made anew in each step; 0 takes none.",
-                ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.eta(),
+                widgets.s_noise(),
                 io.Float.Input(
                     "r",
                     default=0.5,
@@ -88,26 +72,8 @@ class SamplerDPMPP_2M_SDE(io.ComfyNode):
             description="DPM-Solver++(2M) for the SDE.",
             inputs=[
                 io.Combo.Input("solver_type", options=("midpoint", "heun")),
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="How much of the noise is made anew in each step; 0 takes none.",
-                ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.eta(),
+                widgets.s_noise(),
                 io.Combo.Input(
                     "noise_device",
                     options=("gpu", "cpu"),
@@ -136,26 +102,8 @@ class SamplerDPMPP_3M_SDE(io.ComfyNode):
             category="model/sampling/samplers",
             description="DPM-Solver++(3M) for the SDE.",
             inputs=[
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="How much of the noise is made anew in each step; 0 takes none.",
-                ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.eta(),
+                widgets.s_noise(),
                 io.Combo.Input(
                     "noise_device",
                     options=("gpu", "cpu"),
@@ -193,26 +141,10 @@ class SamplerER_SDE(io.ComfyNode):
                     advanced=True,
                     tooltip="How many steps are looked back on.",
                 ),
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="How random the steps are; 0 takes no noise. Large values may go wrong.",
+                widgets.eta(
+                    10.0, tooltip="How random the steps are; 0 takes no noise. Large values may go wrong."
                 ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.s_noise(),
             ],
             outputs=[io.Sampler.Output()],
         )
@@ -244,16 +176,7 @@ class SamplerSASolver(io.ComfyNode):
             search_aliases=["sde"],
             inputs=[
                 io.Model.Input("model"),
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="How much of the noise is made anew in each step; 0 takes none.",
-                ),
+                widgets.eta(10.0),
                 io.Float.Input(
                     "sde_start_percent",
                     default=0.2,
@@ -272,16 +195,7 @@ class SamplerSASolver(io.ComfyNode):
                     advanced=True,
                     tooltip="Where noise ends; 1 is the last step.",
                 ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.s_noise(),
                 io.Int.Input("predictor_order", default=3, min=1, max=6, advanced=True),
                 io.Int.Input(
                     "corrector_order",
@@ -342,26 +256,8 @@ class SamplerSEEDS2(io.ComfyNode):
             search_aliases=["sde", "exp heun"],
             inputs=[
                 io.Combo.Input("solver_type", options=("phi_1", "phi_2")),
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="How random the steps are.",
-                ),
-                io.Float.Input(
-                    "s_noise",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="A factor on the noise.",
-                ),
+                widgets.eta(tooltip="How random the steps are."),
+                widgets.s_noise(),
                 io.Float.Input(
                     "r",
                     default=0.5,
