@@ -9,57 +9,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comfyk_core_nodes.weights.attention import dot_product_attention
+from comfyk_core_nodes.weights.clip_encoder import Encoder, EncoderLayer
 from comfyk_core_nodes.weights.layers import Embedding, LayerNorm, Linear
 from comfyk_core_nodes.weights.state_dict import count_blocks
 
 DIM_HEAD = 64
-
-
-class CLIPAttention(nn.Module):
-    def __init__(self, width: int, heads: int, device: Any = None) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj = Linear(width, width, device=device)
-        self.k_proj = Linear(width, width, device=device)
-        self.v_proj = Linear(width, width, device=device)
-        self.out_proj = Linear(width, width, device=device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out = dot_product_attention(q, k, v, causal=True)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
-
-
-class CLIPMLP(nn.Module):
-    def __init__(self, width: int, inner: int, quick_gelu: bool, device: Any = None) -> None:
-        super().__init__()
-        self.quick_gelu = quick_gelu
-        self.fc1 = Linear(width, inner, device=device)
-        self.fc2 = Linear(inner, width, device=device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x) if self.quick_gelu else F.gelu(x))
-
-
-class CLIPLayer(nn.Module):
-    def __init__(self, width: int, heads: int, inner: int, quick_gelu: bool, device: Any = None) -> None:
-        super().__init__()
-        self.layer_norm1 = LayerNorm(width, device=device)
-        self.self_attn = CLIPAttention(width, heads, device)
-        self.layer_norm2 = LayerNorm(width, device=device)
-        self.mlp = CLIPMLP(width, inner, quick_gelu, device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
 
 
 class CLIPEmbeddings(nn.Module):
@@ -69,14 +25,8 @@ class CLIPEmbeddings(nn.Module):
         self.position_embedding = Embedding(positions, width, device=device)
 
 
-class CLIPEncoder(nn.Module):
-    def __init__(self, layers: list[CLIPLayer]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-
 class CLIPTextTransformer(nn.Module):
-    def __init__(self, embeddings: CLIPEmbeddings, encoder: CLIPEncoder, final_layer_norm: LayerNorm) -> None:
+    def __init__(self, embeddings: CLIPEmbeddings, encoder: Encoder, final_layer_norm: LayerNorm) -> None:
         super().__init__()
         self.embeddings = embeddings
         self.encoder = encoder
@@ -108,11 +58,12 @@ class CLIPTextModel(nn.Module):
     ) -> None:
         super().__init__()
         heads = max(1, width // DIM_HEAD)
+        activation = "quick_gelu" if quick_gelu else "gelu"
         self.num_layers = layers
         self.width = width
         self.text_model = CLIPTextTransformer(
             CLIPEmbeddings(vocabulary, positions, width, device),
-            CLIPEncoder([CLIPLayer(width, heads, inner, quick_gelu, device) for _ in range(layers)]),
+            Encoder([EncoderLayer(width, heads, inner, activation, True, device) for _ in range(layers)]),
             LayerNorm(width, device=device),
         )
         if projection is not None:

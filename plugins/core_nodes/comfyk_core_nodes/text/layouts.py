@@ -5,27 +5,18 @@ Nothing is copied: keys are renamed, and what is stored in one tensor there and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
+from comfyk_core_nodes.weights.clip_encoder import openclip_layer
 from comfyk_core_nodes.weights.state_dict import StateDict, with_prefix
 
 _OPENCLIP = (
     ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
     ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
     ("ln_final.", "text_model.final_layer_norm."),
-    ("transformer.resblocks.", "text_model.encoder.layers."),
 )
-_OPENCLIP_LAYER = (
-    (".ln_1.", ".layer_norm1."),
-    (".ln_2.", ".layer_norm2."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-    (".attn.out_proj.", ".self_attn.out_proj."),
-)
-_IN_PROJECTION = re.compile(r"(text_model\.encoder\.layers\.\d+)\.attn\.in_proj_(weight|bias)")
 
 
 def openclip_to_transformers(state: Mapping[str, Tensor]) -> StateDict:
@@ -35,21 +26,12 @@ def openclip_to_transformers(state: Mapping[str, Tensor]) -> StateDict:
         if key == "text_projection":
             # Stored to be multiplied from the right.
             out["text_projection.weight"] = value.transpose(0, 1)
-            continue
-        if key == "text_projection.weight":
+        elif key == "text_projection.weight":
             out[key] = value
-            continue
-        name = next((new + key[len(old) :] for old, new in _OPENCLIP if key.startswith(old)), None)
-        if name is None:
-            continue
-        for old, new in _OPENCLIP_LAYER:
-            name = name.replace(old, new)
-        joint = _IN_PROJECTION.fullmatch(name)
-        if joint is None:
-            out[name] = value
+        elif (layer := openclip_layer(key, value, "text_model.")) is not None:
+            out |= layer
         else:
-            for part, tensor in zip("qkv", value.chunk(3), strict=True):
-                out[f"{joint[1]}.self_attn.{part}_proj.{joint[2]}"] = tensor
+            out |= {new + key[len(old) :]: value for old, new in _OPENCLIP if key.startswith(old)}
     return out
 
 
