@@ -82,6 +82,11 @@ class Spec:
     def arguments(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.function).parameters)
 
+    @cached_property
+    def returns_awaitables(self) -> bool:
+        """Whether what comes back is to be awaited by whoever calls the hook, when the time has come."""
+        return "Awaitable" in str(self.function.__annotations__.get("return"))
+
     def check(self, value: Any) -> Any:
         """The value as the annotation has it. Raises TypeError when it is something else."""
         if value is None or self._check is None:
@@ -271,7 +276,7 @@ class HookCalls:
         def guarded(*arguments: Any) -> Any:
             try:
                 returned = function(*arguments)
-                if inspect.iscoroutine(returned):
+                if inspect.iscoroutine(returned) and not spec.returns_awaitables:
                     returned.close()
                     raise TypeError(f"{spec.name} cannot be async")
                 returned = spec.check(returned)
