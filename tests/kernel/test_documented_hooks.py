@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import types
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from comfyk import App, Plugins, hookimpl, hookspecs
 from comfyk.events import Event, Message
@@ -80,11 +82,29 @@ def test_the_wrapper_at_the_top_does_what_it_says() -> None:
     assert plugins.call("comfyk_feature_flags", app=None) == [{"plain": 2}]
 
 
-async def test_the_examples_run_together(tmp_path: Path) -> None:
+def counting(module: types.ModuleType, called: set[str]) -> types.ModuleType:
+    """The plugin, with its functions noting that they were called."""
+    for hook in HOOKS:
+        function = getattr(module, hook, None)
+        if function is None or inspect.isgeneratorfunction(function):
+            continue
+
+        @functools.wraps(function)
+        def counted(*arguments: Any, _function: Any = function, _hook: str = hook) -> Any:
+            called.add(_hook)
+            return _function(*arguments)
+
+        setattr(module, hook, counted)
+    return module
+
+
+async def test_the_examples_run_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugins = Plugins()
+    called: set[str] = set()
     for hook, (_, text) in sections().items():
         for number, code in enumerate(examples(text)):
-            plugins.register(plugin_of(code, hook), f"{hook}-{number}")
+            plugins.register(counting(plugin_of(code, hook), called), f"{hook}-{number}")
+    plugins.call("comfyk_register_commands", cli=click.Group())
     (tmp_path / "custom_nodes" / "a.hello").mkdir(parents=True)
     settings = load_settings(plugins, overrides={"folders.base": tmp_path})
     app = App(settings, plugins)
@@ -107,9 +127,19 @@ async def test_the_examples_run_together(tmp_path: Path) -> None:
             assert getattr(app.hook, f"comfyk_{rest}")(), rest
         app.hook.comfyk_restore(data={"hello": {"greetings": ["a.txt"]}})
         (tmp_path / "a.txt").write_text("hello")
-        assert await app.hook.comfyk_file_saved(path=tmp_path / "a.txt", folder="input", user="default") == [{"size": 5}]
+        assert await app.hook.comfyk_file_saved(path=tmp_path / "a.txt", folder="input", user="default") == [
+            {"size": 5}
+        ]
         assert app.hook.comfyk_resolve_file(name="hello:portrait") == app.folders.input / "portrait.png"
     # One of the startup example, before this listened, and one for the client that said hello.
     assert [(event.client_id, event.data()) for event in told[-1:]] == [("me", {"text": "Hello to you"})]
     problems = [(info.name, error.hook, error.message) for info in plugins.infos() for error in info.errors]
     assert problems == []
+    generators = {"comfyk_node_call", "comfyk_doctor"}
+    assert called == HOOKS.keys() - generators - {
+        "comfyk_unload_pack",
+        "comfyk_node_failed",
+        "comfyk_supply_packs",
+        "comfyk_veto_pack",
+    }
+    assert "Shout took" in capsys.readouterr().out

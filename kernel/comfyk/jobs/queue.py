@@ -342,7 +342,11 @@ class JobQueue:
         self._waiting.setdefault(job_id, []).append(future)
         if job_id not in self._running and job_id not in self._ending:
             _, pending = await self.listing()
-            if all(job.id != job_id for job in pending) and job_id not in self._elsewhere and not future.done():
+            if (
+                all(job.id != job_id for job in pending)
+                and job_id not in self._elsewhere
+                and not future.done()
+            ):
                 self._waiting.pop(job_id, None)
                 raise KeyError(f"job {job_id} is not in the queue")
         return await future
