@@ -5,23 +5,24 @@ PYTHON ?= python3
 VENV := .venv
 # On Windows (Git Bash, MSYS) a virtual environment has Scripts in place of bin.
 BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
-ROOMS := kernel plugins/core_nodes plugins/http plugins/storage plugins/frontend
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ROOMS := $(patsubst %/pyproject.toml,%,$(wildcard */pyproject.toml plugins/*/pyproject.toml))
 EDITABLE := $(foreach room,$(ROOMS) .,-e $(room))
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(ROOMS))
-DEV := pytest pytest-asyncio hypothesis schemathesis transformers diffusers playwright ruff pyright import-linter piexif "psycopg[binary]"
 
-.PHONY: install install-dev start test check format bench clean
+.PHONY: install install-dev start test check format bench dist constraints clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
-$(VENV)/.installed: $(PROJECTS) constraints.txt
+$(VENV)/.installed: $(PROJECTS) constraints.txt kernel/comfyk/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(EDITABLE)
+	$(PIP) install -c constraints.txt $(EDITABLE)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(DEV)
+	$(PIP) install -c constraints.txt pip  # the first, since an older one may know no --group
+	$(PIP) install -c constraints.txt --group dev
 	touch $@
 
 start: install
@@ -43,5 +44,13 @@ format: install-dev
 bench: install-dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Builds what is released, and tries it out in empty environments.
+dist: install-dev
+	$(BIN)/python release/dist.py $(ARGS)
+
+# Pins what pyproject.toml files ask for: see release/constraints.py.
+constraints: install-dev
+	$(BIN)/python release/constraints.py $(ARGS)
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) dist

@@ -1,11 +1,26 @@
-"""comfyk: a server for generative workflows. These are the names that a plugin or a node pack works with."""
+"""comfyk: a server for generative workflows. These are the names that a plugin or a node pack works with.
 
-from comfyk.context import check_interrupted, current_app, current_call, progress, progress_text
+The public modules beside this one: `comfyk.io` and `comfyk.ui` (writing nodes), `comfyk.api` (routes), `comfyk.events`,
+`comfyk.settings`, `comfyk.folders`, `comfyk.jobs` (jobs, stores, executors), `comfyk.execution` (caches),
+`comfyk.graph`, `comfyk.nodes`, `comfyk.packs`, `comfyk.tasks`, `comfyk.database`, `comfyk.doctor`, `comfyk.atomic` and
+`comfyk.wire` (JSON). What they do not name in `__all__` is the kernel's own, and may change in any version.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from comfyk.context import Interrupted, check_interrupted, current_app, current_call, progress, progress_text
 from comfyk.hooks import hookimpl, hookspec
+
+if TYPE_CHECKING:
+    from comfyk.app import App
+    from comfyk.plugins import Plugins
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "App",
+    "Interrupted",
+    "Plugins",
     "__version__",
     "check_interrupted",
     "current_app",
@@ -15,3 +30,14 @@ __all__ = [
     "progress",
     "progress_text",
 ]
+
+_LATER = {"App": "comfyk.app", "Plugins": "comfyk.plugins"}
+"""Names that a plugin mostly needs as types: their modules are imported when they are asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LATER[name]), name)

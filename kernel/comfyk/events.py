@@ -65,7 +65,7 @@ class JobQueued(JobEvent):
 
 @dataclass(slots=True, kw_only=True)
 class JobEnded(JobEvent):
-    """A job has ended in whatever way, also one that never ran; it is stored, and clients were told. Not told to them."""
+    """A job has ended in whatever way, also one that never ran: it is stored, clients know. Not told to them."""
 
     status: str
     """A `JobStatus`: `completed`, `failed` or `cancelled`."""

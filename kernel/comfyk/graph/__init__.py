@@ -2,3 +2,9 @@
 
 Everything here is iterative and linear in nodes plus links.
 """
+
+from comfyk.graph.builder import GraphBuilder
+from comfyk.graph.links import Prompt, is_link
+from comfyk.graph.validation import PromptError
+
+__all__ = ["GraphBuilder", "Prompt", "PromptError", "is_link"]

@@ -53,23 +53,32 @@ NODE_CLASS_MAPPINGS = {"Nap": Nap, "Say": Say, "Die": Die}
 class Server:
     """`comfyk start` on a base folder; may be killed and started again."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, **environment: str) -> None:
+        """`environment` is added to this process's, of which settings are left out."""
         self.base = base
         self.url = ""
         self.log: list[str] = []
+        self._environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("COMFYK_")},
+            **environment,
+        }
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self, *arguments: str) -> None:
         """Start, and return once the address is printed."""
-        env = {key: value for key, value in os.environ.items() if not key.startswith("COMFYK_")}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "comfyk", "start", "--base-directory", str(self.base), "--port", "0", *arguments,
-            env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            env=self._environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read(ready))
         self.url = await asyncio.wait_for(ready, 60)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     async def _read(self, ready: asyncio.Future[str]) -> None:
         assert self._process is not None and self._process.stdout is not None
@@ -107,13 +116,24 @@ class Server:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    """A server that is not started yet, with the nodes Nap, Say and Die."""
-    (tmp_path / "custom_nodes").mkdir()
-    (tmp_path / "custom_nodes" / "naps.py").write_text(PACK)
-    running = Server(tmp_path)
-    yield running
-    await running.kill()
+async def make_server(tmp_path: Path) -> AsyncIterator[Callable[..., Server]]:
+    """`make_server(COMFYK_X="...")`: a server that is not started yet, with the nodes Nap, Say and Die."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def make(base: Path = tmp_path, **environment: str) -> Server:
+            (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+            (base / "custom_nodes" / "naps.py").write_text(PACK)
+            server = Server(base, **environment)
+            stack.push_async_callback(server.kill)
+            return server
+
+        yield make
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    """A server that is not started yet."""
+    return make_server()
 
 
 @pytest.fixture
