@@ -12,11 +12,16 @@ WARM_UP_DELAY_S = 0.5
 
 
 def warm_up() -> None:
-    """Import what the first job would wait for, and start the GPU driver. An error is only logged."""
+    """Import what the first job would wait for, whose model is likely a Stable Diffusion, and start the GPU driver.
+
+    An error is only logged.
+    """
     try:
         import torch
         from PIL import Image
 
+        from comfyk_core_nodes.families import checkpoint  # noqa: F401
+        from comfyk_core_nodes.families.sd import detection, models, text_encoders  # noqa: F401
         from comfyk_core_nodes.sampling import latents  # noqa: F401
         from comfyk_core_nodes.text import bpe
 
