@@ -8,9 +8,15 @@ import textwrap
 
 SERVE = """
     import asyncio, sys, threading
+    from comfyk.app import App
+    from comfyk.plugins import Plugins
+    from comfyk.settings import load_settings
     from comfyk_core_nodes import plugin
 
-    asyncio.run(plugin.comfyk_serve())
+    plugins = Plugins()
+    plugins.register(plugin, "core-nodes")
+    app = App(load_settings(plugins), plugins)
+    asyncio.run(plugin.comfyk_serve(app))
     assert "torch" not in sys.modules
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "warm-up")
     assert thread.daemon
@@ -30,7 +36,7 @@ def test_serving_imports_on_a_daemon_thread_what_the_first_job_needs() -> None:
 
         assert loaded_torch() is sys.modules["torch"]
         before = set(sys.modules)
-        from comfyk_core_nodes.families import checkpoint
+        from comfyk_core_nodes.families import checkpoint, registry
         from comfyk_core_nodes.families.sd import detection, models, text_encoders
         from comfyk_core_nodes.sampling import latents
         from comfyk_core_nodes.text.bpe import clip_tokenizer
@@ -38,6 +44,7 @@ def test_serving_imports_on_a_daemon_thread_what_the_first_job_needs() -> None:
 
         assert set(sys.modules) == before
         assert clip_tokenizer.cache_info().currsize == 1
+        assert app in registry._of_apps
     """)
     assert logged == ""
 
