@@ -14,6 +14,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+__all__ = [
+    "Event",
+    "EventBus",
+    "Executed",
+    "Executing",
+    "ExecutionCached",
+    "ExecutionError",
+    "ExecutionInterrupted",
+    "ExecutionStart",
+    "ExecutionSuccess",
+    "HistoryDeleted",
+    "JobEnded",
+    "JobEvent",
+    "JobMessage",
+    "JobQueued",
+    "Message",
+    "NodeProgress",
+    "Preview",
+    "PreviewImage",
+    "Progress",
+    "ProgressState",
+    "ProgressText",
+    "QueueChanged",
+    "now_ms",
+]
+
 log = logging.getLogger(__name__)
 
 
