@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -51,6 +51,7 @@ _DEEPEST = 200
 """Folders in a path from outside; Python makes them by recursion."""
 
 _ANNOTATION = re.compile(r"^(?P<name>.*?) ?\[(?P<type>input|output|temp)\]$", re.DOTALL)
+_REFERENCE = re.compile(r"[a-z][a-z0-9+.-]+:.")
 _WINDOWS_DEVICE = re.compile(
     r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE
 )
@@ -105,6 +106,11 @@ def split_annotation(name: str) -> tuple[str, FolderType | None]:
     return match["name"], match["type"]  # type: ignore[return-value]
 
 
+def is_reference(name: str) -> bool:
+    """Whether a name has a scheme, as `blake3:...` does, and so may mean a file that only a plugin knows."""
+    return _REFERENCE.match(name) is not None
+
+
 @dataclass(slots=True)
 class FolderKind:
     """One kind of files: where it is looked for, in order, and which extensions count (none: all)."""
@@ -145,6 +151,7 @@ class Folders:
         self.models = models or base / "models"
         self.kinds: dict[str, FolderKind] = {}
         self._listings: dict[str, _Listing] = {}
+        self._resolve: Callable[[str], Path | None] = lambda name: None
         for kind, names in _MODEL_KINDS.items():
             for name in names:
                 self.add(kind, self.models / name, extensions=MODEL_EXTENSIONS)
@@ -218,10 +225,20 @@ class Folders:
                     return path
         return None
 
-    def annotated(self, name: str, default: FolderType = "input") -> Path:
-        """The path for a name such as `sub/photo.png [temp]`. Raises PathOutsideError."""
+    def annotated(self, name: str, default: str = "input", subfolder: str = "") -> Path:
+        """The path for a name such as `sub/photo.png [temp]`, or what a reference such as `blake3:...` means.
+
+        The annotation counts more than `default`. May block on a reference, which plugins look up. Raises
+        PathOutsideError, and ValueError for a `default` that is no folder's.
+        """
         filename, type = split_annotation(name)
-        return resolve_inside(self.directory(type or default), filename)
+        if is_reference(filename) and (path := self._resolve(filename)) is not None:
+            return path
+        return resolve_inside(self.directory(type or default), subfolder, filename)
+
+    def resolve_with(self, resolve: Callable[[str], Path | None]) -> None:
+        """Ask this function for the files that references mean; None: it is the name of a file after all."""
+        self._resolve = resolve
 
     def load_extra_paths(self, file: Path) -> None:
         """Add the folders of an `extra_model_paths.yaml`.

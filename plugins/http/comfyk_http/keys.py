@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
-from comfyk.app import App
+from comfyk import App
 
 from comfyk_http.hub import Hub
 from comfyk_http.log_feed import LogFeed

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from comfyk.api import content_type
 from comfyk.folders import FolderKind, Folders, join_names, resolve_inside
 
-from comfyk_http.files import content_type
 from comfyk_http.safetensors_header import read_metadata
 
 HIDDEN_KINDS = frozenset({"configs", "custom_nodes"})

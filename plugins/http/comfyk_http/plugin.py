@@ -12,7 +12,7 @@ from comfyk_http.settings import HttpSettings
 
 if TYPE_CHECKING:
     import click
-    from comfyk.app import App
+    from comfyk import App
     from pydantic import BaseModel
 
     from comfyk_http.server import HttpServer

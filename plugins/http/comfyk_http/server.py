@@ -12,7 +12,8 @@ from collections.abc import Callable
 from aiohttp import WSCloseCode, web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Middleware
-from comfyk.app import App
+from comfyk import App
+from comfyk.api import remove_leftovers, serve_requests
 
 from comfyk_http.authentication import authentication, token_needed
 from comfyk_http.compression import compress
@@ -24,9 +25,9 @@ from comfyk_http.model_files import ModelFiles
 from comfyk_http.routes.object_info import COMPRESSED
 from comfyk_http.routing import add_routes, gather
 from comfyk_http.security import cors, guard
+from comfyk_http.services import Services
 from comfyk_http.settings import HttpSettings
 from comfyk_http.tokens import Tokens
-from comfyk_http.uploads import remove_leftovers
 from comfyk_http.users import Users
 from comfyk_http.websocket import SOCKETS
 
@@ -152,7 +153,8 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
     application[HUB] = hub
     application[SOCKETS] = set()
     application[COMPRESSED] = {}
-    application[USERS] = Users(app.folders.user, multi_user=settings.multi_user)
+    application[USERS] = users = Users(app.folders.user, multi_user=settings.multi_user)
+    serve_requests(application, Services(app, users))
     application[MODEL_FILES] = ModelFiles(app.folders)
     application[LOG_FEED] = feed = LogFeed(app, hub)
     application[STARTED] = time.monotonic()
@@ -165,6 +167,10 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
 
 
 async def _say_goodbye(application: web.Application) -> None:
-    sockets = list(application[SOCKETS])
-    closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"The server stops") for socket in sockets]
+    """Clients connect again at once to a server that starts again; of one that stops they tell their user."""
+    if application[APP].restarting:
+        code, message = WSCloseCode.SERVICE_RESTART, b"The server restarts"
+    else:
+        code, message = WSCloseCode.GOING_AWAY, b"The server stops"
+    closing = [socket.close(code=code, message=message) for socket in list(application[SOCKETS])]
     await asyncio.gather(*closing, return_exceptions=True)

@@ -9,12 +9,12 @@ from typing import Any
 from zlib import crc32
 
 from aiohttp import web
-from comfyk.api import ApiError
+from comfyk.api import ApiError, client_has, operation
 from comfyk.folders import PathOutsideError
 
 from comfyk_http import pictures
-from comfyk_http.answers import client_has, json_answer
-from comfyk_http.described import gives, operation, sends
+from comfyk_http.answer_descriptions import gives, sends
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP, MODEL_FILES
 from comfyk_http.model_files import HIDDEN_KINDS, find_preview
 from comfyk_http.requests import FilenameQuery

@@ -12,10 +12,11 @@ from typing import Any
 
 import comfyk
 from aiohttp import web
-from comfyk.app import App
+from comfyk import App
+from comfyk.api import operation
 
-from comfyk_http.answers import json_answer
-from comfyk_http.described import gives, operation
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP, STARTED
 
 COMFYUI_VERSION = "0.33.0"
