@@ -233,10 +233,10 @@ class JobQueue:
             user=user,
             created_at=created,
         )
-        if self._idle and self._executor.prepare(job) is None:
+        if self._idle:
             await self._enter(job)
         else:
-            await self._line.add(job, running=False)
+            await self._line.add(job)
             if self._shared is not None:
                 self._elsewhere[job.id] = job
             self._wake.set()
@@ -256,11 +256,14 @@ class JobQueue:
         return self._executor.capacity - len(self._running)
 
     async def _enter(self, job: Job) -> None:
-        """Store a job as running, and run it."""
-        job.attempts = 1
-        running = self._running[job.id] = _Running(job, begun=True, told={})
+        """Store a job that need not stand in line, and run it."""
+        waiting = self._executor.prepare(job)
+        running = self._running[job.id] = _Running(job, begun=waiting is None, told={})
+        if waiting is not None:
+            running.waiting = asyncio.ensure_future(waiting)
+        job.attempts = int(running.begun)
         try:
-            await self._line.add(job, running=True)
+            await self._line.enter(job, begun=running.begun)
         except BaseException:
             del self._running[job.id]
             self._wake.set()
@@ -339,7 +342,11 @@ class JobQueue:
         self._waiting.setdefault(job_id, []).append(future)
         if job_id not in self._running and job_id not in self._ending:
             _, pending = await self.listing()
-            if all(job.id != job_id for job in pending) and job_id not in self._elsewhere and not future.done():
+            if (
+                all(job.id != job_id for job in pending)
+                and job_id not in self._elsewhere
+                and not future.done()
+            ):
                 self._waiting.pop(job_id, None)
                 raise KeyError(f"job {job_id} is not in the queue")
         return await future
@@ -421,9 +428,9 @@ class JobQueue:
     async def _begin(self, running: _Running) -> None:
         """Wait for what the job needs, then count and store the attempt. Raises _NotBegun when it was cancelled."""
         if not running.begun:
-            waiting = self._executor.prepare(running.job)
-            if waiting is not None:
+            if running.waiting is None and (waiting := self._executor.prepare(running.job)) is not None:
                 running.waiting = asyncio.ensure_future(waiting)
+            if running.waiting is not None:
                 self._changed()
                 await asyncio.wait([running.waiting])
                 running.waiting = None

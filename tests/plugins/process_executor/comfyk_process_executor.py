@@ -41,6 +41,7 @@ class ProcessExecutor:
     def __init__(self, app: App, workers: int) -> None:
         self.capacity = workers
         self._base = str(app.folders.base)
+        self._disabled = [*app.settings.plugins.disabled, "process-executor", "http", "storage", "frontend"]
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._workers: list[Worker] = []
         self._busy: dict[str, Worker] = {}
@@ -50,7 +51,7 @@ class ProcessExecutor:
             self._add_worker()
 
     def _add_worker(self) -> None:
-        worker = Worker(self._base)
+        worker = Worker(self._base, self._disabled)
         self._workers.append(worker)
         self._idle.put_nowait(worker)
 
@@ -102,21 +103,21 @@ class ProcessExecutor:
 class Worker:
     """One child process and the pipe to it."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, disabled: list[str]) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=work, args=(theirs, base), daemon=True)
+        self.process = spawn.Process(target=work, args=(theirs, base, disabled), daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
 
-def work(pipe: Connection, base: str) -> None:
+def work(pipe: Connection, base: str, disabled: list[str]) -> None:
     """The child's whole life."""
-    asyncio.run(_work(pipe, base))
+    asyncio.run(_work(pipe, base, disabled))
 
 
-async def _work(pipe: Connection, base: str) -> None:
-    plugins = Plugins.discover(disabled=["process-executor", "http", "storage", "frontend"])
+async def _work(pipe: Connection, base: str, disabled: list[str]) -> None:
+    plugins = Plugins.discover(disabled)
     app = App(load_settings(plugins, overrides={"folders.base": base}), plugins, store=MemoryJobStore())
     async with app:
         jobs: set[asyncio.Task[None]] = set()
