@@ -35,8 +35,7 @@ def _shown(request: web.Request, name: str, show: Show, given: str) -> dict[str,
     """The headers that decide what a browser does with it."""
     type = given or content_type(name)
     if show == "run":
-        text = type.startswith("text/") or type == "application/json"
-        return {"Content-Type": f"{type}; charset=utf-8" if text and "charset" not in type else type}
+        return {"Content-Type": type}
     headers = {"Content-Disposition": disposition("inline" if show == "safe" else "attachment", name)}
     if runs_in_browser(type):
         if show == "safe":
