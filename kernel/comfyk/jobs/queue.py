@@ -246,7 +246,8 @@ class JobQueue:
 
     @property
     def _idle(self) -> bool:
-        return not (self._line.length or self._running or self._ending) and self._room > 0
+        """Whether a job that comes in need not stand in line."""
+        return self._line.length == 0 and self._room > 0
 
     @property
     def _room(self) -> int:
