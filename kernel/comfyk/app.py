@@ -39,6 +39,7 @@ class App:
         self.hook = plugins.bound_to(self)
         self.events = EventBus()
         self.folders = settings.make_folders()
+        self.folders.resolve_with(lambda name: self.hook.comfyk_resolve_file(name=name))
         self.nodes = NodeRegistry()
         self.object_info = ObjectInfo(self.nodes)
         self.packs = Packs(self)
