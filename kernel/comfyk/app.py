@@ -58,6 +58,10 @@ class App:
         """Within this context `comfyk.current_app()` is this app."""
         return active_app(self)
 
+    def enter(self) -> None:
+        """Make this the app that `comfyk.current_app()` finds in the calling thread, from now on."""
+        set_app(self)
+
     def register(self) -> None:
         """Let the plugins register folders, nodes and web directories, and load the packs. Runs once."""
         if self._registered:
