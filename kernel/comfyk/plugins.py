@@ -11,7 +11,6 @@ import importlib.metadata
 import inspect
 import json
 import logging
-import os
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from comfyk import builtin, hooks, hookspecs
+from comfyk.atomic import write_file
 from comfyk.hooks import PROJECT, BoundHooks, HookCalls
 
 if TYPE_CHECKING:
@@ -254,10 +254,7 @@ class Plugins:
             for plugin in self._plugins.values()
             if plugin.errors
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.name}.{os.getpid()}")
-        part.write_text(json.dumps(errors, indent=1), encoding="utf-8")
-        part.replace(file)
+        write_file(file, json.dumps(errors, indent=1))
 
 
 def load_errors(file: Path) -> dict[str, list[PluginError]]:
