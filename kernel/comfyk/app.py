@@ -41,6 +41,7 @@ class App:
         self.hook = plugins.bound_to(self)
         self.events = EventBus()
         self.folders = settings.make_folders()
+        self.folders.resolve_with(lambda name: self.hook.comfyk_resolve_file(name=name))
         self.nodes = NodeRegistry()
         self.object_info = ObjectInfo(self.nodes)
         self.packs = Packs(self)
@@ -59,6 +60,10 @@ class App:
     def active(self) -> AbstractContextManager[App]:
         """Within this context `comfyk.current_app()` is this app."""
         return active_app(self)
+
+    def enter(self) -> None:
+        """Make this the app that `comfyk.current_app()` finds in the calling thread, from now on."""
+        set_app(self)
 
     def register(self) -> None:
         """Let the plugins register folders, nodes and web directories, and load the packs. Runs once."""

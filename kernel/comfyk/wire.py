@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+__all__ = ["dumps", "loads", "text_of"]
+
 
 def dumps(value: Any) -> bytes:
     """Compact JSON. What JSON has no form for (an array, an object of a node) is written as its text."""

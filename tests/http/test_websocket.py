@@ -16,9 +16,8 @@ import psutil
 import pytest
 from aiohttp import WSMsgType
 from comfyk import hookimpl
-from comfyk.events import Event, Progress
+from comfyk.events import Event, HistoryDeleted, JobEnded, JobQueued, Message, Progress
 from comfyk_http.clients import BEHIND, Client
-from comfyk_http.frames import binary_frame
 from comfyk_http.hub import Hub
 
 
@@ -191,6 +190,36 @@ class Reply(Event):
         return {"hello": "there"}
 
 
+async def test_messages_go_to_one_client_or_to_all(server: Any) -> None:
+    emit = server.app.events.emit
+    async with server.socket("a") as a, server.socket("b") as b:
+        emit(Message(client_id="a", message_type="assets.seed", content={"done": 1}))
+        emit(Message(client_id="a", message_type="", content=b"\x00\x00\x00\x63binary"))
+        emit(Message(client_id="nobody", message_type="secret"))
+        emit(Message(message_type="all", content=[None, float("nan")]))
+        for_all = {"type": "all", "data": [None, None]}
+        assert [await a.next() for _ in range(3)] == [
+            {"type": "assets.seed", "data": {"done": 1}},
+            b"\x00\x00\x00\x63binary",
+            for_all,
+        ]
+        assert await b.next() == for_all
+
+
+async def test_what_is_for_plugins_only_is_told_to_no_client(server: Any) -> None:
+    async with server.socket("a") as socket:
+        for event in (
+            JobQueued(job_id="1", client_id="a"),
+            JobEnded(job_id="1", client_id="a", status="completed"),
+            JobEnded(job_id="1", status="completed"),
+            HistoryDeleted(ids=["1"]),
+            HistoryDeleted(ids=None, client_id="a"),
+        ):
+            server.app.events.emit(event)
+        server.app.events.emit(Message(message_type="last"))
+        assert (await socket.next())["type"] == "last"
+
+
 async def test_plugins_hear_and_send_messages(start: Any) -> None:
     plugin = Listener()
     server = await start(plugins=[plugin])
@@ -306,7 +335,7 @@ async def test_a_crowd_is_told_the_newest_progress_and_everything_else_in_order(
     for value in range(500):
         hub.on_event(Progress(job_id="job", node="1", value=value, max=500))
         if value % 100 == 0:
-            hub.send("note", value)
+            hub.on_event(Message(message_type="note", content=value))
     await hub.flush(1)
     for transport in transports:
         assert len(transport.sent) == 1
@@ -382,9 +411,9 @@ async def test_what_comes_at_once_drops_no_client_that_reads() -> None:
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535, 65_536, 1_000_000])
 async def test_messages_of_every_length_arrive(server: Any, length: int) -> None:
     async with server.socket() as socket:
-        server.http.hub.send("test", "x" * length)
+        server.app.events.emit(Message(message_type="test", content="x" * length))
         assert await socket.next() == {"type": "test", "data": "x" * length}
-        next(iter(server.http.hub._clients.values())).send(binary_frame(b"y" * length))
+        server.app.events.emit(Message(message_type="test", content=b"y" * length))
         assert await socket.next() == b"y" * length
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 from comfyk.events import (
     Event,
     ExecutionInterrupted,
     JobEvent,
+    Message,
     Preview,
     Progress,
     ProgressState,
@@ -22,7 +22,7 @@ from comfyk.events import (
 )
 from comfyk.wire import dumps
 
-from comfyk_http import binary
+from comfyk_http import binary_messages as binary
 from comfyk_http.clients import Client
 from comfyk_http.frames import binary_frame, text_frame
 
@@ -37,7 +37,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._clients: dict[str, Client] = {}
-        self._gathered: dict[Hashable, Event | bytes] = {}
+        self._gathered: dict[Hashable, Event] = {}
         """For everybody: messages in order, of which those with one key replace each other."""
         self._sending: asyncio.TimerHandle | None = None
 
@@ -60,31 +60,26 @@ class Hub:
         if self._clients.get(client.id) is client:
             del self._clients[client.id]
 
-    def send(self, type: str, data: Any, client_id: str | None = None) -> None:
-        """Send a JSON message to one client, or to all."""
-        frame = text_frame(dumps({"type": type, "data": data}))
-        if client_id is None:
-            self._tell_all(frame, None)
-        elif client_id in self._clients:
-            self._clients[client_id].send(frame)
-
     def on_event(self, event: Event) -> None:
         """Forward an event. What is about one client's job goes to that client.
 
         Without a client, progress and what is not about a job at all goes to everybody, as does the news that a
         job was interrupted; the other messages of the job go to nobody.
         """
+        if not (self._clients and _is_told(event)):
+            return
         if event.client_id is not None:
             client = self._clients.get(event.client_id)
-            if client is not None and event.type:
+            if client is not None:
                 client.send(_frame(event, _detailed(client)), _newest(event))
-        elif self._clients and event.type and _for_all(event):
-            self._tell_all(event, _newest(event))
+        elif _for_all(event):
+            self._tell_all(event)
 
-    def _tell_all(self, message: Event | bytes, newest: Hashable | None) -> None:
+    def _tell_all(self, event: Event) -> None:
+        newest = _newest(event)
         key = object() if newest is None else newest
         self._gathered.pop(key, None)
-        self._gathered[key] = message
+        self._gathered[key] = event
         if len(self._clients) <= FEW:
             self._send_gathered()
         elif self._sending is None:
@@ -116,6 +111,11 @@ def _detailed(client: Client) -> bool:
     return client.flags.get("supports_preview_metadata") is True
 
 
+def _is_told(event: Event) -> bool:
+    """Whether clients hear of it at all: some events are for plugins only."""
+    return bool(event.type) or isinstance(event, Message)
+
+
 def _for_all(event: Event) -> bool:
     """Whether an event that is about no client's job goes to everybody."""
     if not isinstance(event, JobEvent):
@@ -143,14 +143,15 @@ def _frame(event: Event, detailed: bool) -> bytes:
             return binary_frame(binary.preview_with_metadata(event) if detailed else binary.preview(event))
         case ProgressText():
             return binary_frame(binary.progress_text(event))
+        case Message(content=bytes() as content):
+            return binary_frame(content)
+        case Message():
+            return text_frame(dumps({"type": event.message_type, "data": event.content}))
     return text_frame(dumps({"type": event.type, "data": event.data()}))
 
 
-def _send(clients: Sequence[Client], gathered: dict[Hashable, Event | bytes], detailed: bool) -> None:
-    for message in gathered.values():
-        if isinstance(message, bytes):
-            frame, newest = message, None
-        else:
-            frame, newest = _frame(message, detailed), _newest(message)
+def _send(clients: Sequence[Client], gathered: dict[Hashable, Event], detailed: bool) -> None:
+    for event in gathered.values():
+        frame, newest = _frame(event, detailed), _newest(event)
         for client in clients:
             client.send(frame, newest)

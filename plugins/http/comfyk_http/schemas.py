@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from comfyk.api.error_models import CodedError, ErrorObject, ErrorText, NodeError, PromptErrorResponse
 from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+__all__ = ["CodedError", "ErrorObject", "ErrorText", "PromptErrorResponse"]
 
 
 class Part(BaseModel):
@@ -18,47 +21,6 @@ class Part(BaseModel):
 
 
 Json = dict[str, Any]
-
-
-# --- errors -----------------------------------------------------------------------------------------------------
-
-
-class ErrorBody(Part):
-    type: str
-    message: str
-    details: str
-    extra_info: Json
-
-
-class _Beside(Part):
-    detail: str
-    """More about it, as one text."""
-    status_code: int
-    """The status of the answer."""
-
-
-class ErrorObject(_Beside):
-    """What went wrong."""
-
-    error: ErrorBody
-
-
-class ErrorText(_Beside):
-    """What went wrong, as a text."""
-
-    error: str
-
-
-class CodedBody(Part):
-    code: str
-    message: str
-    details: Json
-
-
-class CodedError(_Beside):
-    """What went wrong, with a code for programs."""
-
-    error: CodedBody
 
 
 # --- prompt, queue, history, jobs -------------------------------------------------------------------------------
@@ -75,31 +37,12 @@ class PromptInfo(Part):
     exec_info: ExecInfo
 
 
-class NodeProblem(Part):
-    type: str
-    message: str
-    details: str
-    extra_info: Json = {}
-
-
-class NodeError(Part):
-    errors: list[NodeProblem]
-    class_type: str
-    """Empty where the node names none."""
-    dependent_outputs: list[Any]
-
-
 class PromptResponse(Part):
     prompt_id: UUID
     number: float
     """The place in the queue: the lowest runs first."""
     node_errors: dict[str, NodeError]
     """What is wrong behind outputs that are not executed."""
-
-
-class PromptErrorResponse(_Beside):
-    error: ErrorBody
-    node_errors: dict[str, NodeError]
 
 
 class ComfyQueue(Part):
