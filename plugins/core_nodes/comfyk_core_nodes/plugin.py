@@ -13,7 +13,6 @@ from comfyk_core_nodes.devices.freed import keep_freed_memory
 from comfyk_core_nodes.devices.settings import SECTION, DeviceSettings, select_devices
 from comfyk_core_nodes.devices.stats import device_stats
 from comfyk_core_nodes.devices.torch_import import torch_version
-from comfyk_core_nodes.families.registry import model_families
 from comfyk_core_nodes.job_context import job_context, torch_for
 from comfyk_core_nodes.memory.freeing import free_after, free_memory
 from comfyk_core_nodes.nodes import NODES
@@ -45,13 +44,12 @@ def comfyk_startup(app: App) -> None:
     """Before anything imports torch, which looks at the devices when it starts, and before there are threads."""
     keep_freed_memory()
     select_devices(app.settings.section(SECTION, DeviceSettings))
-    model_families()
 
 
 @hookimpl(trylast=True)
-async def comfyk_serve() -> None:
+async def comfyk_serve(app: App) -> None:
     """Last, so that the port is open before torch takes the processor."""
-    warm_up.warm_up_later()
+    warm_up.warm_up_later(app)
 
 
 @hookimpl

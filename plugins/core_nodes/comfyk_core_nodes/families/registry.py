@@ -6,12 +6,13 @@ Plugins add theirs in the hook `comfyk_register_model_families`, which is called
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from comfyk import current_app
 
-from comfyk_core_nodes.families import BUILT_IN
+from comfyk_core_nodes.families.built_in import built_in
 from comfyk_core_nodes.families.family import Family, Layout, ModelConfig, Sizes, TextChain, Weights
 
 if TYPE_CHECKING:
@@ -121,7 +122,11 @@ def _or(names: Iterable[str]) -> str:
 
 
 _of_apps: WeakKeyDictionary[App, Families] = WeakKeyDictionary()
-_built_in = Families(BUILT_IN)
+
+
+@cache
+def _outside_of_apps() -> Families:
+    return Families(built_in())
 
 
 def model_families() -> Families:
@@ -129,10 +134,10 @@ def model_families() -> Families:
     try:
         app: Any = current_app()
     except RuntimeError:
-        return _built_in
+        return _outside_of_apps()
     known = _of_apps.get(app)
     if known is None:
-        known = _of_apps[app] = Families(BUILT_IN)
+        known = _of_apps[app] = Families(built_in())
         app.hook.comfyk_register_model_families(families=known)
     return known
 
