@@ -15,7 +15,10 @@ class Line(Protocol):
     """What the queue asks of it. A change is durable on return; StoreError means that nothing was changed."""
 
     async def load(self, max_attempts: int) -> tuple[int, list[Job]]:
-        """Find what is left from the last time. Returns the number of the next job, and those that were tried too often."""
+        """Find what is left from the last time.
+
+        Returns the number of the next job, and those that were tried too often.
+        """
         ...
 
     async def add(self, job: Job, *, running: bool) -> None:
