@@ -63,11 +63,12 @@ async def measure(runs: int) -> list[Figure]:
 def _model() -> tuple[Any, list[float]]:
     """A model with random weights, and the list that the time of each of its forward passes goes to."""
     import torch
-    from comfyk_core_nodes.models.base_model import BaseModel
-    from comfyk_core_nodes.models.families import ModelConfig
-    from comfyk_core_nodes.models.latent_formats import SD15
+    from comfyk_core_nodes.families.family import ModelConfig
+    from comfyk_core_nodes.families.sd.latent_formats import SD15
+    from comfyk_core_nodes.families.sd.models import StableDiffusion
+    from comfyk_core_nodes.families.sd.registrations import SD1
 
-    model = BaseModel(ModelConfig("sd15", _SD15, SD15(), "eps"))
+    model = StableDiffusion(ModelConfig(SD1, _SD15, SD15(), "eps"))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     spent: list[float] = []

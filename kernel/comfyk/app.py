@@ -114,7 +114,9 @@ class App:
         Raises DatabaseError.
         """
         with self.active():
-            database = await asyncio.to_thread(self.hook.comfyk_open_database, name=name, migrations=migrations)
+            database = await asyncio.to_thread(
+                self.hook.comfyk_open_database, name=name, migrations=migrations
+            )
         if database is None:
             raise DatabaseError(
                 f"The database {name!r} cannot be opened: no plugin offers databases. Install comfyk-storage, or "

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
-from comfyk.context import set_app
 from comfyk.events import Event, JobEnded, JobQueued
 from comfyk.hooks import hookimpl
 
@@ -30,8 +28,7 @@ def comfyk_open_job_store(app: App) -> MemoryJobStore:
 def comfyk_create_executor(app: App) -> ThreadExecutor:
     from comfyk.execution.executor import ThreadExecutor
 
-    cache = app.hook.comfyk_create_cache()
-    return ThreadExecutor(app.nodes, app.events, app.hook, cache, partial(set_app, app))
+    return ThreadExecutor.of(app)
 
 
 @hookimpl(trylast=True)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+__all__ = [
+    "Database",
+    "DatabaseError",
+]
+
 
 class DatabaseError(Exception):
     """The database cannot be had; the message says which, why, and what to do next."""

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+__all__ = [
+    "Finding",
+    "Severity",
+]
+
 Severity = Literal["info", "warning", "error"]
 """`error`: something does not work; `warning`: something will not, or is not safe; `info`: good to know."""
 

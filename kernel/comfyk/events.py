@@ -14,6 +14,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+__all__ = [
+    "Event",
+    "EventBus",
+    "Executed",
+    "Executing",
+    "ExecutionCached",
+    "ExecutionError",
+    "ExecutionInterrupted",
+    "ExecutionStart",
+    "ExecutionSuccess",
+    "HistoryDeleted",
+    "JobEnded",
+    "JobEvent",
+    "JobMessage",
+    "JobQueued",
+    "Message",
+    "NodeProgress",
+    "Preview",
+    "PreviewImage",
+    "Progress",
+    "ProgressState",
+    "ProgressText",
+    "QueueChanged",
+    "now_ms",
+]
+
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +91,7 @@ class JobQueued(JobEvent):
 
 @dataclass(slots=True, kw_only=True)
 class JobEnded(JobEvent):
-    """A job has ended in whatever way, also one that never ran; it is stored, and clients were told. Not told to them."""
+    """A job has ended in whatever way, also one that never ran: it is stored, clients know. Not told to them."""
 
     status: str
     """A `JobStatus`: `completed`, `failed` or `cancelled`."""

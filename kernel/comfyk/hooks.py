@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from types import SimpleNamespace
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
 
@@ -82,6 +82,11 @@ class Spec:
     def arguments(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.function).parameters)
 
+    @cached_property
+    def returns_awaitables(self) -> bool:
+        """Whether what comes back is to be awaited by whoever calls the hook, when the time has come."""
+        return "Awaitable" in str(self.function.__annotations__.get("return"))
+
     def check(self, value: Any) -> Any:
         """The value as the annotation has it. Raises TypeError when it is something else."""
         if value is None or self._check is None:
@@ -97,7 +102,9 @@ class Spec:
         returned = get_type_hints(only, self.function.__globals__, include_extras=True)["return"]
         if returned in (Any, type(None)):
             return None if returned is Any else self._refuse
-        adapter: TypeAdapter[Any] = TypeAdapter(_whole(returned), config=ConfigDict(arbitrary_types_allowed=True))
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            _whole(returned), config=ConfigDict(arbitrary_types_allowed=True)
+        )
 
         def check(value: Any) -> Any:
             if isinstance(value, Iterator):
@@ -108,7 +115,9 @@ class Spec:
                 first = error.errors(include_url=False, include_context=False)[0]
                 where = "".join(f"[{part!r}]" for part in first["loc"])
                 shown = f"{type(first['input']).__name__} {first['input']!r:.80}"
-                raise TypeError(f"{self.name} returned {where or 'a value'}: {first['msg']}, not {shown}") from None
+                raise TypeError(
+                    f"{self.name} returned {where or 'a value'}: {first['msg']}, not {shown}"
+                ) from None
 
         return check
 
@@ -134,6 +143,10 @@ Record = Callable[[str, str, BaseException], None]
 """Keeps a plugin's error: the plugin's name, the hook's, and what was raised."""
 
 
+class _Guarded:
+    """A plugin as pluggy sees it: its functions, guarded."""
+
+
 class HookCalls:
     """Calls hooks. Specs are added first, then implementations; `record` is told what fails."""
 
@@ -146,8 +159,10 @@ class HookCalls:
 
     # --- what there is ----------------------------------------------------------------------------------------
 
-    def add_specs(self, namespace: object) -> None:
+    def add_specs(self, namespace: Any) -> None:
         """Add the hookspecs of a module or an object. Raises ValueError when a name is taken, or there is none."""
+        if inspect.isclass(namespace):
+            raise TypeError(f"{namespace!r} is a class: return an instance of it")
         found = {
             name: Spec.of(name, function)
             for name in dir(namespace)
@@ -164,25 +179,29 @@ class HookCalls:
         self.specs.update(found)
         self._manager.add_hookspecs(namespace)
 
-    def register(self, plugin: object, name: str) -> list[pluggy.HookCaller]:
+    def register(self, plugin: object, name: str) -> dict[str, bool]:
         """Add a plugin's implementations. Raises what pluggy does when one does not fit its spec; then none is added.
 
-        Returns the callers that it has implementations of, also of hooks that nobody has specified.
+        Returns the names of the hooks that it implements, and for each whether the hook need not exist.
         """
+        guarded = _Guarded()
+        hooks: dict[str, bool] = {}
+        for attribute in dir(plugin):
+            marks = self._manager.parse_hookimpl_opts(plugin, attribute)
+            if marks is None:
+                continue
+            hook = marks.get("specname") or attribute
+            hooks[hook] = bool(marks.get("optionalhook"))
+            function = self._guard(self.specs.get(hook), marks, name, getattr(plugin, attribute))
+            function.comfyk_impl = marks
+            setattr(guarded, attribute, function)
         try:
-            self._manager.register(plugin, name)
+            self._manager.register(guarded, name)
         except BaseException:
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
             raise
-        callers = self._manager.get_hookcallers(plugin) or []
-        for caller in callers:
-            if caller.name in self.specs:
-                self._guard(caller, plugin, name)
-        return callers
-
-    def implementations_of(self, caller: pluggy.HookCaller, plugin: object) -> list[pluggy.HookImpl]:
-        return [impl for impl in caller.get_hookimpls() if impl.plugin is plugin]
+        return hooks
 
     def implements(self, hook: str) -> bool:
         """Whether any plugin has this hook."""
@@ -210,7 +229,9 @@ class HookCalls:
             results = self.call(hook, **arguments)
         finally:
             self._results = None
-        wrappers = [impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls() if impl.wrapper]
+        wrappers = [
+            impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls() if impl.wrapper
+        ]
         by_id = {id(result): plugin for plugin, result in reversed(given)}
         return [(by_id.get(id(result), wrappers[-1] if wrappers else ""), result) for result in results]
 
@@ -223,7 +244,7 @@ class HookCalls:
         outcome: Any = None
         try:
             for impl in _in_order(implementations, spec.reverse):
-                returned = impl.function(*[arguments[name] for name in impl.argnames])
+                returned: Any = impl.function(*[arguments[name] for name in impl.argnames])
                 if impl.wrapper:
                     next(returned)
                     wrappers.append(returned)
@@ -255,23 +276,25 @@ class HookCalls:
 
     # --- guards -----------------------------------------------------------------------------------------------
 
-    def _guard(self, caller: pluggy.HookCaller, plugin: object, name: str) -> None:
-        """Put every implementation of a plugin behind a function that keeps its failures in."""
-        spec = self.specs[caller.name]
-        for impl in self.implementations_of(caller, plugin):
-            if impl.hookwrapper:
-                raise TypeError(f"{spec.name}: write `wrapper=True`, `result = yield`, `return result`")
-            if impl.wrapper:
-                guard = self._guard_wrapper
-            else:
-                guard = self._guard_async if spec.is_async else self._guard_plain
-            impl.function = guard(spec, name, impl.function)
+    def _guard(self, spec: Spec | None, marks: Mapping[str, Any], plugin: str, function: Any) -> Any:
+        """A function in a plugin's place that keeps the plugin's failures in."""
+        if marks.get("hookwrapper"):
+            raise TypeError(f"{function.__name__}: write `wrapper=True`, `result = yield`, `return result`")
+        if spec is None:
+            guarded = lambda *arguments: function(*arguments)  # noqa: E731 (a hook that nobody calls)
+        elif marks.get("wrapper"):
+            guarded = self._guard_wrapper(spec, plugin, function)
+        elif spec.is_async:
+            guarded = self._guard_async(spec, plugin, function)
+        else:
+            guarded = self._guard_plain(spec, plugin, function)
+        return wraps(function)(guarded)
 
     def _guard_plain(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*arguments: Any) -> Any:
             try:
                 returned = function(*arguments)
-                if inspect.iscoroutine(returned):
+                if inspect.iscoroutine(returned) and not spec.returns_awaitables:
                     returned.close()
                     raise TypeError(f"{spec.name} cannot be async")
                 returned = spec.check(returned)
@@ -303,7 +326,11 @@ class HookCalls:
 
     def _guard_wrapper(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if spec.raises is True:
-            return function
+
+            def passed_on(*arguments: Any) -> Generator[None, Any, Any]:
+                return (yield from function(*arguments))
+
+            return passed_on
 
         def guarded(*arguments: Any) -> Generator[None, Any, Any]:
             wrapper = None
@@ -323,7 +350,7 @@ class HookCalls:
                 wrapper.send(result)
             except StopIteration as end:
                 try:
-                    return self._checked(spec, end.value)
+                    return self._checked(spec, end.value, result)
                 except TypeError as error:
                     self._record(plugin, spec.name, error)
             except (Exception, SystemExit) as error:
@@ -336,12 +363,14 @@ class HookCalls:
         return guarded
 
     @staticmethod
-    def _checked(spec: Spec, result: Any) -> Any:
+    def _checked(spec: Spec, result: Any, given: Any) -> Any:
+        """What a wrapper made of the result that it was given. Raises TypeError."""
         if spec.firstresult:
             return spec.check(result)
         if not isinstance(result, list):
             raise TypeError(f"a wrapper of {spec.name} has to return the list of results, not {result!r:.80}")
-        return [spec.check(one) for one in result]
+        seen = {id(one) for one in given}
+        return [one if id(one) in seen else spec.check(one) for one in result]
 
 
 def _in_order(implementations: list[pluggy.HookImpl], reverse: bool) -> Iterable[pluggy.HookImpl]:
@@ -378,12 +407,16 @@ class BoundHooks:
 
     def each(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """The results of a hook with the name of the plugin that each is from."""
-        given = {name: value for name, value in self._given.items() if name in self._calls.specs[hook].arguments}
+        given = {
+            name: value for name, value in self._given.items() if name in self._calls.specs[hook].arguments
+        }
         return self._calls.call_each(hook, **given, **arguments)
 
     def around(self, hook: str, function: Callable[[], Any], **arguments: Any) -> Any:
         """Call a function through the wrappers of a hook."""
-        given = {name: value for name, value in self._given.items() if name in self._calls.specs[hook].arguments}
+        given = {
+            name: value for name, value in self._given.items() if name in self._calls.specs[hook].arguments
+        }
         return self._calls.call_extra(hook, function, **given, **arguments)
 
     def implements(self, hook: str) -> bool:

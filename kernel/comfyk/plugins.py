@@ -70,7 +70,7 @@ class _Plugin:
 
 
 class Plugins:
-    """The plugins of one process. `Plugins()` has the kernel's own alone; `Plugins.discover()` all that are installed."""
+    """The plugins of one process. `Plugins()` has the kernel's own, `Plugins.discover()` all that are installed."""
 
     def __init__(self, disabled: Iterable[str] = ()) -> None:
         self.disabled = frozenset(disabled)
@@ -161,19 +161,17 @@ class Plugins:
             return
         plugin = self._plugins[name]
         try:
-            callers = self._hooks.register(loaded, name)
+            hooks = self._hooks.register(loaded, name)
         except (Exception, SystemExit) as error:
             plugin.state = "failed"
             self._record(plugin, "import", error)
             return
-        for caller in callers:
-            plugin.hooks.append(caller.name)
-            impls = self._hooks.implementations_of(caller, loaded)
-            if caller.name not in self._hooks.specs and not any(impl.optionalhook for impl in impls):
-                close = difflib.get_close_matches(caller.name, self._hooks.specs, 1)
+        plugin.hooks = sorted(hooks)
+        for hook, optional in hooks.items():
+            if hook not in self._hooks.specs and not optional:
+                close = difflib.get_close_matches(hook, self._hooks.specs, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
-                self._complain(plugin, caller.name, f"there is no hook {caller.name}{hint}")
-        plugin.hooks.sort()
+                self._complain(plugin, hook, f"there is no hook {hook}{hint}")
         for hook in self._hooks.specs.keys() - set(plugin.hooks):
             function = inspect.getattr_static(loaded, hook, None)
             if inspect.isfunction(function) and not hasattr(function, "comfyk_impl"):

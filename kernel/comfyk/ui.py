@@ -11,6 +11,17 @@ from typing import Any
 
 from comfyk.io.base import FolderType
 
+__all__ = [
+    "PreviewText",
+    "PreviewUI3D",
+    "PreviewUI3DAdvanced",
+    "PreviewVideo",
+    "SavedAudios",
+    "SavedImages",
+    "SavedResult",
+    "UIOutput",
+]
+
 
 class UIOutput(ABC):
     """Something that a client shows on a node."""

@@ -16,7 +16,7 @@ import torch
 from comfyk import io
 from comfyk.app import App
 from comfyk.jobs.model import JobStatus
-from comfyk_core_nodes import devices
+from comfyk_core_nodes import warm_up as warming
 from PIL import Image
 
 
@@ -214,8 +214,8 @@ async def test_serving_warms_torch_up_on_a_daemon_thread(monkeypatch: pytest.Mon
         threads.append(threading.current_thread())
         warmed.set()
 
-    monkeypatch.setattr(devices, "WARM_UP_DELAY_S", 0.01)
-    monkeypatch.setattr(devices, "warm_up", warm_up)
+    monkeypatch.setattr(warming, "WARM_UP_DELAY_S", 0.01)
+    monkeypatch.setattr(warming, "warm_up", warm_up)
     await comfyk_core_nodes.plugin.comfyk_serve()
     assert warmed.wait(10)
     assert threads[0].daemon
@@ -224,16 +224,17 @@ async def test_serving_warms_torch_up_on_a_daemon_thread(monkeypatch: pytest.Mon
 def test_torch_counts_as_loaded_only_when_its_import_is_through() -> None:
     code = (
         "import sys, threading, time\n"
-        "from comfyk_core_nodes import devices\n"
-        "assert devices.loaded_torch() is None\n"
-        "thread = threading.Thread(target=devices.warm_up)\n"
+        "from comfyk_core_nodes.devices.torch_import import loaded_torch\n"
+        "from comfyk_core_nodes.warm_up import warm_up\n"
+        "assert loaded_torch() is None\n"
+        "thread = threading.Thread(target=warm_up)\n"
         "thread.start()\n"
         "under_way = 0\n"
         "while thread.is_alive():\n"
-        "    torch = devices.loaded_torch()\n"
+        "    torch = loaded_torch()\n"
         "    if torch is None: under_way += 'torch' in sys.modules\n"
         "    else: torch.backends.mps.is_available(), torch.OutOfMemoryError\n"
         "    time.sleep(0.001)\n"
-        "assert under_way and devices.loaded_torch() is sys.modules['torch']"
+        "assert under_way and loaded_torch() is sys.modules['torch']"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -31,7 +31,11 @@ class Kernel:
 
     def messages(self, *types: str) -> list[tuple[str, dict[str, Any]]]:
         """What clients were told, in order."""
-        return [(event.type, event.data()) for event in self.events if event.type in (types or (event.type,)) and event.type]
+        return [
+            (event.type, event.data())
+            for event in self.events
+            if event.type in (types or (event.type,)) and event.type
+        ]
 
     def ran(self) -> list[str]:
         """The nodes that were executed, in order."""

@@ -63,7 +63,11 @@ def test_a_hook_that_raises_is_recorded_and_the_next_is_called() -> None:
     assert plugins.call("comfyk_feature_flags", app=None) == [{"a": 1}]
     assert errors(plugins, "b") == [("comfyk_feature_flags", "ZeroDivisionError: oh no")]
     trace = plugins.infos()[1].errors[0].traceback
-    assert "in fail" in trace and "hooks.py" not in trace and "plugins.py" not in trace.replace("test_plugins.py", "")
+    assert (
+        "in fail" in trace
+        and "hooks.py" not in trace
+        and "plugins.py" not in trace.replace("test_plugins.py", "")
+    )
 
 
 async def test_async_hooks_are_awaited_one_after_the_other() -> None:

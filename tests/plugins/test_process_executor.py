@@ -126,7 +126,9 @@ async def kill_at_random(server, chance: random.Random, times: int) -> None:
             os.kill(chance.choice(alive).pid, signal.SIGKILL)
 
 
-async def test_a_job_that_kills_its_worker_each_time_fails_with_that_reason(make_server, installed, session, prompt):
+async def test_a_job_that_kills_its_worker_each_time_fails_with_that_reason(
+    make_server, installed, session, prompt
+):
     server = make_server(PYTHONPATH=str(installed("process_executor")))
     await server.start("--set", "plugins.disabled=core-nodes,frontend")
     async with session.post(server.url + "/prompt", json={"prompt": prompt("x", "Die")}) as answer:

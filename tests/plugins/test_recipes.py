@@ -42,11 +42,15 @@ async def test_recipes_are_nodes(tmp_path: Path, plugins: Plugins) -> None:
         assert {name: info.state for name, info in states.items()} == {
             "greetings": "loaded", "broken": "failed", "mixed": "disabled",
         }  # fmt: skip
-        assert "KeyError" in states["broken"].error and "both Python code and recipes" in states["mixed"].error
+        assert (
+            "KeyError" in states["broken"].error and "both Python code and recipes" in states["mixed"].error
+        )
         assert await say(app, "you") == {"1": {"text": ["Hello, you!"]}}
 
 
-async def test_a_pack_of_recipes_comes_and_goes_while_the_server_runs(tmp_path: Path, plugins: Plugins) -> None:
+async def test_a_pack_of_recipes_comes_and_goes_while_the_server_runs(
+    tmp_path: Path, plugins: Plugins
+) -> None:
     async with App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins) as app:
         folder = pack(tmp_path, "greetings", HELLO)
         info = await app.packs.load_pack(folder)

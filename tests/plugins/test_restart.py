@@ -18,7 +18,9 @@ async def answers(session: aiohttp.ClientSession, url: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_server_restarts_in_place_with_its_queue(make_server, installed, session, prompt, unused_tcp_port):
+async def test_the_server_restarts_in_place_with_its_queue(
+    make_server, installed, session, prompt, unused_tcp_port
+):
     server = make_server(PYTHONPATH=str(installed("restart")))
     await server.start("--port", str(unused_tcp_port), "--set", "plugins.disabled=core-nodes,frontend")
     url, pid = server.url, server.pid

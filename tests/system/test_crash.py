@@ -122,3 +122,23 @@ async def test_a_stop_in_good_order_keeps_the_running_job_for_the_next_start(ser
     await wait_until_idle(session, server)
     history, _, _ = await known_ids(session, server)
     assert set(history) == set(ids)
+
+
+async def test_a_server_that_is_killed_while_a_job_waits_for_torch_does_not_blame_the_job(server, session):
+    picture = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    await server.start()
+    async with session.post(server.url + "/prompt", json={"prompt": picture}) as answer:
+        job_id = (await answer.json())["prompt_id"]
+    for _ in range(3):  # more often than a job is tried
+        _, running, pending = await known_ids(session, server)
+        assert [*running, *pending] == [job_id], "torch is there at once: this tests nothing"
+        await server.kill()
+        await server.start()
+    await asyncio.wait_for(wait_until_idle(session, server), 120)
+    async with session.get(f"{server.url}/history/{job_id}") as answer:
+        entry = (await answer.json())[job_id]
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert entry["outputs"]["2"]["images"][0]["filename"] == "x_00001_.png"

@@ -12,8 +12,10 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from comfyk.context import set_app
 from comfyk.events import Event, EventBus
 from comfyk.execution.cache import OutputCache
 from comfyk.execution.objects import NodeObjects
@@ -21,6 +23,9 @@ from comfyk.execution.run import JobRun
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.model import Job, Outcome
 from comfyk.nodes.registry import NodeRegistry
+
+if TYPE_CHECKING:
+    from comfyk.app import App
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +61,11 @@ class ThreadExecutor:
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._work, name="comfyk-executor", daemon=True)
+
+    @classmethod
+    def of(cls, app: App) -> Self:
+        """One for this app, with the cache that plugins may replace."""
+        return cls(app.nodes, app.events, app.hook, app.hook.comfyk_create_cache(), partial(set_app, app))
 
     async def start(self, capacity_changed: Callable[[], None]) -> None:
         self._thread.start()

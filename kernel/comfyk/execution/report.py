@@ -36,7 +36,9 @@ _KERNEL = os.path.dirname(comfyk.__file__) + os.sep
 class Report:
     """The messages of one job. The last one is in the outcome only: the queue tells it when that is stored."""
 
-    def __init__(self, job: Job, prompt: DynamicPrompt, progress: JobProgress, tell: Callable[[Event], None]) -> None:
+    def __init__(
+        self, job: Job, prompt: DynamicPrompt, progress: JobProgress, tell: Callable[[Event], None]
+    ) -> None:
         self.progress = progress
         self.outcome = Outcome(JobStatus.COMPLETED, now_ms(), 0)
         self.executed: dict[str, None] = {}

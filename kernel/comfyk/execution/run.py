@@ -173,7 +173,9 @@ class JobRun:
         for new_id, node in expansion.nodes.items():
             self.prompt.add_ephemeral_node(new_id, node, node_id, node.get("override_display_id", node_id))
         await self._signatures.add(expansion.nodes)
-        scope = Scope(self.prompt.get_pair(node_id), self.prompt.get_pair(self.prompt.get_real_node_id(node_id)))
+        scope = Scope(
+            self.prompt.get_pair(node_id), self.prompt.get_pair(self.prompt.get_real_node_id(node_id))
+        )
         self._cache.expanded(scope, {self._signatures[new_id] for new_id in expansion.nodes})
         outputs = [new_id for new_id in expansion.nodes if self.classes.is_output(new_id)]
         for source in outputs:
@@ -199,7 +201,9 @@ class JobRun:
         parent = self.prompt.get_parent_node_id(node_id)
         if parent is None:
             return None
-        return Scope(self.prompt.get_pair(parent), self.prompt.get_pair(self.prompt.get_real_node_id(node_id)))
+        return Scope(
+            self.prompt.get_pair(parent), self.prompt.get_pair(self.prompt.get_real_node_id(node_id))
+        )
 
     def _show_intermediate(self) -> None:
         """Show again what kept nodes with intermediate output showed when they ran."""

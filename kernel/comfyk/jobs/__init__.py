@@ -2,7 +2,14 @@
 
 from comfyk.jobs.ending import ending_of
 from comfyk.jobs.executor import Executor, ExecutorDied
-from comfyk.jobs.history import duration, finished_detail, finished_summary, history_entry_json, kept_json, read_kept
+from comfyk.jobs.history import (
+    duration,
+    finished_detail,
+    finished_summary,
+    history_entry_json,
+    kept_json,
+    read_kept,
+)
 from comfyk.jobs.memory import MemoryJobStore
 from comfyk.jobs.model import Job, JobStatus, Outcome
 from comfyk.jobs.outputs import listed_outputs

@@ -34,12 +34,19 @@ def ending_of(job: Job, outcome: Outcome) -> JobMessage:
         outcome.messages.append((event.type, event.data()))
         return event
     known = {name: value for name, value in told.items() if name in kind.__dataclass_fields__}
-    return kind(**{**_DEFAULTS[kind], **known, "job_id": job.id, "client_id": job.client_id, "user": job.user})
+    return kind(
+        **{**_DEFAULTS[kind], **known, "job_id": job.id, "client_id": job.client_id, "user": job.user}
+    )
 
 
 def failure(job: Job, message: str, kind: str, at: int) -> Outcome:
     """The outcome of a job that fails outside of its nodes; `at` is when, in ms since the epoch."""
     error = ExecutionError(
-        job_id=job.id, node_id=None, node_type=None, exception_message=message, exception_type=kind, timestamp=at
+        job_id=job.id,
+        node_id=None,
+        node_type=None,
+        exception_message=message,
+        exception_type=kind,
+        timestamp=at,
     )
     return Outcome(JobStatus.FAILED, None, at, messages=[(error.type, error.data())])

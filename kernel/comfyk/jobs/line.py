@@ -15,14 +15,15 @@ class Line(Protocol):
     """What the queue asks of it. A change is durable on return; StoreError means that nothing was changed."""
 
     async def load(self, max_attempts: int) -> tuple[int, list[Job]]:
-        """Find what is left from the last time.
-
-        Returns the number of the next job, and those that were tried too often.
-        """
+        """Find what is left. Returns the number of the next job, and the jobs that were tried too often."""
         ...
 
-    async def add(self, job: Job, *, running: bool) -> None:
-        """Put a job in, or store it as running at once."""
+    async def add(self, job: Job) -> None:
+        """Put a job in."""
+        ...
+
+    async def enter(self, job: Job, *, begun: bool) -> None:
+        """Store a job that is taken at once; `begun`: as running, with its attempt counted."""
         ...
 
     async def take(self) -> Job | None:
@@ -73,12 +74,12 @@ class OwnLine:
                 self._waiting.push(job)
         return next_number, given_up
 
-    async def add(self, job: Job, *, running: bool) -> None:
-        if running:
-            await self._store.add(job, started_at=now_ms())
-        else:
-            await self._store.add(job)
-            self._waiting.push(job)
+    async def add(self, job: Job) -> None:
+        await self._store.add(job)
+        self._waiting.push(job)
+
+    async def enter(self, job: Job, *, begun: bool) -> None:
+        await self._store.add(job, started_at=now_ms() if begun else None)
 
     async def take(self) -> Job | None:
         return self._waiting.pop()
@@ -140,10 +141,13 @@ class SharedLine:
         # Those that were tried too often may be running elsewhere: who takes one gives it up.
         return max((int(abs(job.number)) + 1 for job in (*running, *waiting)), default=0), []
 
-    async def add(self, job: Job, *, running: bool) -> None:
-        await self._store.add(job, started_at=now_ms() if running else None)
-        if not running:
-            self._length += 1
+    async def add(self, job: Job) -> None:
+        await self._store.add(job)
+        self._length += 1
+
+    async def enter(self, job: Job, *, begun: bool) -> None:
+        # As running in any case: one that waits in the store another server could take.
+        await self._store.add(job, started_at=now_ms())
 
     async def take(self) -> Job | None:
         job = await self._store.take()

@@ -235,10 +235,10 @@ class JobQueue:
             user=user,
             created_at=created,
         )
-        if self._idle and self._executor.prepare(job) is None:
+        if self._idle:
             await self._enter(job)
         else:
-            await self._line.add(job, running=False)
+            await self._line.add(job)
             if self._shared is not None:
                 self._elsewhere[job.id] = job
             self._wake.set()
@@ -248,7 +248,8 @@ class JobQueue:
 
     @property
     def _idle(self) -> bool:
-        return not (self._line.length or self._running or self._ending) and self._room > 0
+        """Whether a job that comes in need not stand in line."""
+        return self._line.length == 0 and self._room > 0
 
     @property
     def _room(self) -> int:
@@ -258,11 +259,14 @@ class JobQueue:
         return self._executor.capacity - len(self._running)
 
     async def _enter(self, job: Job) -> None:
-        """Store a job as running, and run it."""
-        job.attempts = 1
-        running = self._running[job.id] = _Running(job, begun=True, told={})
+        """Store a job that need not stand in line, and run it."""
+        waiting = self._executor.prepare(job)
+        running = self._running[job.id] = _Running(job, begun=waiting is None, told={})
+        if waiting is not None:
+            running.waiting = asyncio.ensure_future(waiting)
+        job.attempts = int(running.begun)
         try:
-            await self._line.add(job, running=True)
+            await self._line.enter(job, begun=running.begun)
         except BaseException:
             del self._running[job.id]
             self._wake.set()
@@ -440,9 +444,9 @@ class JobQueue:
     async def _begin(self, running: _Running) -> None:
         """Wait for what the job needs, then count and store the attempt. Raises _NotBegun when it was cancelled."""
         if not running.begun:
-            waiting = self._executor.prepare(running.job)
-            if waiting is not None:
+            if running.waiting is None and (waiting := self._executor.prepare(running.job)) is not None:
                 running.waiting = asyncio.ensure_future(waiting)
+            if running.waiting is not None:
                 self._changed()
                 await asyncio.wait([running.waiting])
                 running.waiting = None
@@ -623,7 +627,7 @@ class JobQueue:
     async def _renew(self, store: SharedJobStore) -> None:
         asked = [running for running in self._all if not running.lost]
         # The answer knows nothing of those that are just being stored.
-        stored = [running for running in asked if running.executing or running.waiting is not None]
+        stored = [running for running in asked if running.task is not None]
         renewal = await store.renew([running.job.id for running in asked])
         for running in stored:
             if self._running.get(running.job.id) is not running:

@@ -187,10 +187,7 @@ class SharedJobStore(JobStore, Protocol):
         ...
 
     async def place(self, job_id: str, *, number: float | None, front: bool) -> bool:
-        """Give a pending job this number, or the place before (`front`) or behind all others.
-
-        Returns False when it waits no more.
-        """
+        """Give a pending job this number, or the place before (`front`) or behind all. False: it waits no more."""
         ...
 
     async def ask_to_cancel(self, job_id: str) -> bool:

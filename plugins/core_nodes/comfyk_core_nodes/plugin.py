@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from comfyk import hookimpl
 
-from comfyk_core_nodes import devices
-from comfyk_core_nodes.memory.freed import keep_freed_memory
-from comfyk_core_nodes.memory.settings import SECTION, DeviceSettings, select_devices
+from comfyk_core_nodes import hookspecs, warm_up
+from comfyk_core_nodes.devices.freed import keep_freed_memory
+from comfyk_core_nodes.devices.settings import SECTION, DeviceSettings, select_devices
+from comfyk_core_nodes.devices.stats import device_stats
+from comfyk_core_nodes.devices.torch_import import torch_version
+from comfyk_core_nodes.families.registry import model_families
+from comfyk_core_nodes.job_context import job_context, torch_for
+from comfyk_core_nodes.memory.freeing import free_after, free_memory
 from comfyk_core_nodes.nodes import NODES
 
 if TYPE_CHECKING:
     from comfyk.app import App
+    from comfyk.jobs.model import Job
     from pydantic import BaseModel
+
+
+@hookimpl
+def comfyk_add_hooks() -> Any:
+    return hookspecs
 
 
 @hookimpl
@@ -34,35 +45,41 @@ def comfyk_startup(app: App) -> None:
     """Before anything imports torch, which looks at the devices when it starts, and before there are threads."""
     keep_freed_memory()
     select_devices(app.settings.section(SECTION, DeviceSettings))
+    model_families()
 
 
 @hookimpl(trylast=True)
 async def comfyk_serve() -> None:
     """Last, so that the port is open before torch takes the processor."""
-    devices.warm_up_later()
+    warm_up.warm_up_later()
+
+
+@hookimpl
+def comfyk_before_job(job: Job) -> Awaitable[Any] | None:
+    return torch_for(job.prompt)
 
 
 @hookimpl
 def comfyk_job_context() -> AbstractContextManager[None]:
-    return devices.job_context()
+    return job_context()
 
 
 @hookimpl
 def comfyk_node_failed(error: BaseException) -> str | None:
-    return devices.out_of_memory(error)
+    return free_after(error)
 
 
 @hookimpl
 def comfyk_free_memory(unload_models: bool) -> Mapping[str, Any]:
-    models, freed = devices.free_memory(unload_models)
+    models, freed = free_memory(unload_models)
     return {"models": models, "bytes": freed}
 
 
 @hookimpl
 def comfyk_device_stats() -> list[dict[str, Any]]:
-    return devices.device_stats()
+    return device_stats()
 
 
 @hookimpl
 def comfyk_system_stats() -> Mapping[str, Any]:
-    return {"pytorch_version": devices.torch_version()}
+    return {"pytorch_version": torch_version()}

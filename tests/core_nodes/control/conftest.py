@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.models.checkpoint import load_diffusion_model
-from comfyk_core_nodes.models.diffusers_keys import diffusers_unet_to_original
+from comfyk_core_nodes.families.checkpoint import load_diffusion_model
+from comfyk_core_nodes.families.sd.diffusers_keys import diffusers_unet_to_original
 from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn

@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfyk_core_nodes.control.layouts import diffusers_controlnet_to_original
 from comfyk_core_nodes.control.load import load_controlnet
-from comfyk_core_nodes.models.state_dict import ModelFileError
+from comfyk_core_nodes.weights.files import ModelFileError
 from diffusers import ControlNetModel
 from torch import Tensor
 

@@ -15,9 +15,9 @@ from comfyk_core_nodes.control.layouts import diffusers_controlnet_to_original
 from comfyk_core_nodes.control.load import load_controlnet
 from comfyk_core_nodes.control.names import UNION_CONTROLNET_TYPES, union_type_numbers
 from comfyk_core_nodes.memory.manager import load_models_gpu
-from comfyk_core_nodes.models.layers import stored_layers
 from comfyk_core_nodes.sampling import model_sampling as levels
 from comfyk_core_nodes.sampling import prediction
+from comfyk_core_nodes.weights.layers import stored_layers
 from diffusers import ControlNetModel
 from torch import Tensor
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyk_core_nodes.control.gligen import Gligen, load_gligen
-from comfyk_core_nodes.models.state_dict import ModelFileError
+from comfyk_core_nodes.weights.files import ModelFileError
 from diffusers.models.embeddings import GLIGENTextBoundingboxProjection
 from torch import Tensor
 

@@ -11,7 +11,7 @@ import torch
 from comfyk_core_nodes.control.controlnet import ControlNet
 from comfyk_core_nodes.control.layouts import diffusers_controlnet_to_original
 from comfyk_core_nodes.control.load import load_controlnet
-from comfyk_core_nodes.models.unet import timestep_embedding
+from comfyk_core_nodes.families.sd.unet import timestep_embedding
 from diffusers import ControlNetModel, ControlNetUnionModel
 from torch import Tensor
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-from comfyk_core_nodes.memory import device as devices
+from comfyk_core_nodes.devices import device as devices
 from comfyk_core_nodes.memory import manager
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.memory.residency import residency_of
-from comfyk_core_nodes.models import layers
+from comfyk_core_nodes.weights import layers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -108,10 +108,8 @@ def budgeted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], BudgetedCpu]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_loaded() -> Iterator[None]:
-    manager.unload_all_models()
-    yield
-    manager.unload_all_models()
+def _nothing_loaded(nothing_loaded: None) -> None:
+    """For every test here."""
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from comfyk_core_nodes.memory.adapters import WeightAdapter
+from comfyk_core_nodes.memory.patches import calculate_weight, patched_weight
 from comfyk_core_nodes.memory.rounding import stochastic_rounding
-from comfyk_core_nodes.memory.weights import calculate_weight, patched_weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

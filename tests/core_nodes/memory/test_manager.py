@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.memory import manager, settings
-from comfyk_core_nodes.memory.device import device_of
+from comfyk_core_nodes.devices import settings
+from comfyk_core_nodes.devices.device import device_of
+from comfyk_core_nodes.memory import manager
 from comfyk_core_nodes.memory.manager import (
     free_memory,
     load_models_gpu,

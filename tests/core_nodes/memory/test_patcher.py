@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from comfyk.context import Interrupted, NodeCall, node_call
+from comfyk_core_nodes.devices.device import register_device
 from comfyk_core_nodes.memory.adapters import WeightAdapter
-from comfyk_core_nodes.memory.device import register_device
 from comfyk_core_nodes.memory.manager import load_models_gpu, loaded_models, unload_all_models
 from comfyk_core_nodes.memory.patcher import ModelPatcher
+from comfyk_core_nodes.memory.patches import patched_weight
 from comfyk_core_nodes.memory.residency import residency_of
-from comfyk_core_nodes.memory.weights import patched_weight
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn

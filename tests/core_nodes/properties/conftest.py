@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.models.checkpoint import Checkpoint, load_checkpoint
+from comfyk_core_nodes.families.checkpoint import Checkpoint, load_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..models.conftest import StateDict, make_checkpoint
+from ..tiny_models import StateDict, make_checkpoint
 
 CONTEXT = 64
 """Channels of its prompts."""

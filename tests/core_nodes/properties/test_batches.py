@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfyk_core_nodes.conditioning.edit import apply_controlnet
 from comfyk_core_nodes.control.load import load_controlnet
-from comfyk_core_nodes.models.checkpoint import Checkpoint
+from comfyk_core_nodes.families.checkpoint import Checkpoint
 from comfyk_core_nodes.sampling.brownian import BrownianTreeNoiseSampler
 from comfyk_core_nodes.sampling.cond_batch import calc_cond_batch
 from comfyk_core_nodes.sampling.names import SAMPLER_NAMES
@@ -20,7 +20,7 @@ from comfyk_core_nodes.sampling.sampler_table import SAMPLERS
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..models.conftest import randomised
+from ..tiny_models import randomised
 from .conftest import CONTEXT, drawn, prompt
 
 SIGMAS = torch.tensor([14.6, 6.0, 2.0, 0.4, 0.0])

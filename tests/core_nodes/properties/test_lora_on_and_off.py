@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.memory.lora import apply_lora
+from comfyk_core_nodes.families.checkpoint import Checkpoint
+from comfyk_core_nodes.families.lora import apply_lora
 from comfyk_core_nodes.memory.manager import load_models_gpu, unload_all_models
-from comfyk_core_nodes.models.checkpoint import Checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from comfyk_core_nodes.models.checkpoint import Checkpoint
-from comfyk_core_nodes.models.vae import VAE
+from comfyk_core_nodes.families.checkpoint import Checkpoint
+from comfyk_core_nodes.vae.vae import VAE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor

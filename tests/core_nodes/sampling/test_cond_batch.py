@@ -9,10 +9,10 @@ from typing import Any
 import comfyk.context
 import pytest
 import torch
-from comfyk_core_nodes.conditioning.conds import CONDCrossAttn, CONDNoiseShape
 from comfyk_core_nodes.sampling import model_sampling as levels
 from comfyk_core_nodes.sampling import prediction
 from comfyk_core_nodes.sampling.cond_batch import calc_cond_batch
+from comfyk_core_nodes.sampling.conds import CONDCrossAttn, CONDNoiseShape
 from comfyk_core_nodes.sampling.prepare import convert_cond, prepare_mask, process_conds
 from comfyk_core_nodes.sampling.regions import fit_area, mask_bounds
 from torch import Tensor

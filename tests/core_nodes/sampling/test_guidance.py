@@ -9,10 +9,10 @@ from typing import Any
 import comfyk.context
 import pytest
 import torch
-from comfyk_core_nodes.conditioning.conds import CONDCrossAttn
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.sampling import model_sampling as levels
 from comfyk_core_nodes.sampling import prediction
+from comfyk_core_nodes.sampling.conds import CONDCrossAttn
 from comfyk_core_nodes.sampling.guidance import BasicGuider, CFGGuider, DualCFGGuider
 from comfyk_core_nodes.sampling.names import SAMPLER_NAMES
 from comfyk_core_nodes.sampling.noise import prepare_empty_noise, prepare_noise

@@ -11,7 +11,6 @@ import comfyk.context
 import pytest
 import torch
 from comfyk.folders import Folders
-from comfyk_core_nodes.models.taesd import decoder
 from comfyk_core_nodes.sampling.preview import (
     decoded_previewer,
     find_previewer,
@@ -20,6 +19,7 @@ from comfyk_core_nodes.sampling.preview import (
     rgb_previewer,
     step_callback,
 )
+from comfyk_core_nodes.vae.taesd import decoder
 from PIL import Image
 from safetensors.torch import save_file
 

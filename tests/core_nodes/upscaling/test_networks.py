@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyk_core_nodes.models.state_dict import ModelFileError
 from comfyk_core_nodes.upscaling.load import load_upscale_model
 from comfyk_core_nodes.upscaling.tiled import upscale_tiled
+from comfyk_core_nodes.weights.files import ModelFileError
 from safetensors.torch import save_file
 from torch import Tensor
 

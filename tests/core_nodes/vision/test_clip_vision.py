@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comfyk_core_nodes.models.state_dict import ModelFileError
 from comfyk_core_nodes.vision.clip_vision import (
     CLIP_MEAN,
     CLIP_STD,
@@ -18,6 +17,7 @@ from comfyk_core_nodes.vision.clip_vision import (
     load_clip_vision,
     preprocess,
 )
+from comfyk_core_nodes.weights.files import ModelFileError
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor

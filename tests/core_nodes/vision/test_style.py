@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyk_core_nodes.models.state_dict import ModelFileError
 from comfyk_core_nodes.vision.style import load_style_model
+from comfyk_core_nodes.weights.files import ModelFileError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

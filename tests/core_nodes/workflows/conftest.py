@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,18 +16,10 @@ from comfyk.jobs.model import JobStatus
 from PIL import Image
 from safetensors.torch import save_file
 
+from ..tiny_models import make_checkpoint, randomised
+
 Graph = dict[str, Any]
 ROOT = Path(__file__).parents[3]
-
-
-def _tiny_models() -> ModuleType:
-    path = Path(__file__).parents[1] / "models" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_models", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +27,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with an SD 1.5, an SDXL base and refiner, a LoRA, a ControlNet and an upscale model."""
     from diffusers import ControlNetModel
 
-    tiny = _tiny_models()
     root = tmp_path_factory.mktemp("models")
 
     def write(name: str, state: dict[str, torch.Tensor]) -> None:
@@ -46,10 +35,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file({key: value.contiguous() for key, value in state.items()}, path)
 
     torch.manual_seed(3)
-    sd15 = tiny.make_checkpoint("sd1")
+    sd15 = make_checkpoint("sd1")
     write("checkpoints/sd15", sd15)
-    write("checkpoints/sdxl_base", tiny.make_checkpoint("sdxl"))
-    write("checkpoints/sdxl_refiner", tiny.make_checkpoint("sdxl_refiner"))
+    write("checkpoints/sdxl_base", make_checkpoint("sdxl"))
+    write("checkpoints/sdxl_refiner", make_checkpoint("sdxl_refiner"))
     write("loras/style", _lora(sd15))
     control = ControlNetModel(
         block_out_channels=(32, 64),
@@ -59,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         attention_head_dim=8,
         conditioning_embedding_out_channels=(8, 16, 24, 32),
     )
-    write("controlnet/control", tiny.randomised(control).state_dict())
+    write("controlnet/control", randomised(control).state_dict())
     write("upscale_models/upscaler", _esrgan())
     return root
 

@@ -75,7 +75,7 @@ def test_a_batch_is_its_pictures_one_by_one(make: Make, workflow: Workflow) -> N
 
 
 def test_a_second_job_loads_nothing(make: Make, workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    import comfyk_core_nodes.models.checkpoint as checkpoint
+    import comfyk_core_nodes.families.checkpoint as checkpoint
 
     opened = []
     load = checkpoint.load_torch_file

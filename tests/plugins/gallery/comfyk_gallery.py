@@ -27,7 +27,9 @@ _engines: WeakKeyDictionary[App, Engine] = WeakKeyDictionary()
 async def comfyk_startup(app: App) -> None:
     """The database is closed by the app, after this plugin's shutdown."""
     _engines[app] = (await app.open_database("gallery", MIGRATIONS)).engine
-    app.events.subscribe(lambda event: app.tasks.start("gallery.forget", lambda _: _forget(app, event)), HistoryDeleted)
+    app.events.subscribe(
+        lambda event: app.tasks.start("gallery.forget", lambda _: _forget(app, event)), HistoryDeleted
+    )
 
 
 @hookimpl
@@ -97,7 +99,9 @@ class Found(BaseModel):
     files: list[dict[str, Any]]
 
 
-@operation("searchGallery", "Find what jobs made", tag="gallery", user=True, answers={200: Answer("Files", Found)})
+@operation(
+    "searchGallery", "Find what jobs made", tag="gallery", user=True, answers={200: Answer("Files", Found)}
+)
 async def search(request: web.Request, query: Search) -> web.Response:
     """The words are those of the prompt's texts; each user finds their own files."""
     wanted = select(FILES.c.job_id, FILES.c.folder, FILES.c.name).where(FILES.c.user == user_of(request))

@@ -1,6 +1,6 @@
 """Loads packs of another kind: a folder with `*.recipe.json` files, each a node that fills in a template.
 
-    custom_nodes/greetings/hello.recipe.json:  {"node": "Hello", "text": "Hello, {name}!", "inputs": ["name"]}
+custom_nodes/greetings/hello.recipe.json:  {"node": "Hello", "text": "Hello, {name}!", "inputs": ["name"]}
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ class Restarting(BaseModel):
     pid: int
 
 
-@operation("restartServer", "Restart the server", tag="system", answers={202: Answer("It restarts", Restarting)})
+@operation(
+    "restartServer", "Restart the server", tag="system", answers={202: Answer("It restarts", Restarting)}
+)
 async def restart(request: web.Request, body: Restart) -> web.Response:
     """The answer comes first; running jobs are interrupted and run again."""
     current_app().request_stop(restart=True, reason=body.reason)

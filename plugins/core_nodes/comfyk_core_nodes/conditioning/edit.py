@@ -10,33 +10,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from comfyk_core_nodes.models.parts import text_width
+from comfyk_core_nodes.families.registry import describe_prompt
+from comfyk_core_nodes.sampling.conditioning import Conditioning, NewConditioning, conditioning_set_values
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-Conditioning = Sequence[Sequence[Any]]
-NewConditioning = list[list[Any]]
-
 _LATENT_PIXELS = 8
 _RANGE_GAP = 1e-5
 """Between two timestep ranges that follow each other: both bounds of a range belong to it."""
-
-
-def conditioning_set_values(
-    conditioning: Conditioning, values: Mapping[str, Any], append: bool = False
-) -> NewConditioning:
-    """Set options on every entry; with `append`, add to what is there."""
-    edited = []
-    for prompt, options in conditioning:
-        options = dict(options)
-        for key, value in values.items():
-            before = options.get(key) if append else None
-            options[key] = value if before is None else before + value
-        edited.append([prompt, options])
-    return edited
 
 
 def combine(first: Conditioning, second: Conditioning) -> list[Any]:
@@ -52,11 +36,11 @@ def _only(conditioning: Conditioning, what: str) -> tuple[Any, Mapping[str, Any]
 
 
 def _same_width(first: Tensor, second: Tensor, what: str, kind: str) -> None:
-    widths = first.shape[-1], second.shape[-1]
-    if widths[0] != widths[1]:
+    if first.shape[-1] != second.shape[-1]:
+        one, other = (describe_prompt(part.shape[-1]) for part in (first, second))
         raise ValueError(
             f"{what} joins conditionings of one family of models: the {kind} of the first has "
-            f"{text_width(widths[0])}, that of the second {text_width(widths[1])}; encode both with the same CLIP"
+            f"{one}, that of the second {other}; encode both with the same CLIP"
         )
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from comfyk_core_nodes.conditioning.edit import Conditioning, NewConditioning, conditioning_set_values
-from comfyk_core_nodes.models.parts import present
+from comfyk_core_nodes.families.missing_parts import present
+from comfyk_core_nodes.sampling.conditioning import (
+    Conditioning,
+    NewConditioning,
+    conditioning_set_values,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from comfyk_core_nodes.conditioning.edit import Conditioning, NewConditioning
+from comfyk_core_nodes.sampling.conditioning import Conditioning, NewConditioning
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comfyk_core_nodes.models.layers import Conv2d
-from comfyk_core_nodes.models.state_dict import count_blocks, with_prefix
+from comfyk_core_nodes.weights.layers import Conv2d
+from comfyk_core_nodes.weights.state_dict import count_blocks, with_prefix
 
 LEVELS = 4
 _SDXL_CHANNELS = (256, 768)

@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+from comfyk_core_nodes.families.sd.unet import Control
+from comfyk_core_nodes.images.batch import repeat_to_batch
 from comfyk_core_nodes.images.resize import resize_images
-from comfyk_core_nodes.models.unet import Control
 
 KINDS = ("input", "middle", "output")
 

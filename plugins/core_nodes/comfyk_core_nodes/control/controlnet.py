@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.conditioning.conds import repeat_to_batch
 from comfyk_core_nodes.control.base import ControlBase, fit_picture, spread_hint
 from comfyk_core_nodes.control.network import ControlNetModel
-from comfyk_core_nodes.memory.device import get_torch_device
-from comfyk_core_nodes.models.layers import StoredWeights, prepare_layers, stored_layers
-from comfyk_core_nodes.models.unet import Control
+from comfyk_core_nodes.devices.device import get_torch_device
+from comfyk_core_nodes.families.sd.unet import Control
+from comfyk_core_nodes.images.batch import repeat_to_batch
+from comfyk_core_nodes.weights.layers import StoredWeights, prepare_layers, stored_layers
 
 
 class ControlNet(ControlBase):

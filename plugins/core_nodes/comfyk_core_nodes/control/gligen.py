@@ -12,20 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.memory.dtypes import compute_dtype, unet_dtype
-from comfyk_core_nodes.models.attention import CrossAttention, FeedForward
-from comfyk_core_nodes.models.describe import describe
-from comfyk_core_nodes.models.layers import LayerNorm, Linear
-from comfyk_core_nodes.models.state_dict import (
-    ModelFileError,
-    StateDict,
-    count_blocks,
-    load_torch_file,
-    stored_dtype,
-    with_prefix,
-)
-from comfyk_core_nodes.networks import Path, build, managed, reading
+from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.families.sd.transformer import CrossAttention, FeedForward
+from comfyk_core_nodes.memory.managed import managed
+from comfyk_core_nodes.weights.build import Path, build, reading
+from comfyk_core_nodes.weights.contents import describe
+from comfyk_core_nodes.weights.dtypes import compute_dtype, unet_dtype
+from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
+from comfyk_core_nodes.weights.layers import LayerNorm, Linear
+from comfyk_core_nodes.weights.state_dict import StateDict, count_blocks, stored_dtype, with_prefix
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from comfyk_core_nodes.control.union import union_state
-from comfyk_core_nodes.models.diffusers_keys import diffusers_unet_to_original
-from comfyk_core_nodes.models.state_dict import StateDict, with_prefix
+from comfyk_core_nodes.families.sd.diffusers_keys import diffusers_unet_to_original
+from comfyk_core_nodes.weights.state_dict import StateDict, with_prefix
 
 _UNET_PARTS = (
     "add_embedding.",

@@ -15,17 +15,13 @@ from comfyk_core_nodes.control.controlnet import ControlLora, ControlNet
 from comfyk_core_nodes.control.layouts import diffusers_adapter_to_original, diffusers_controlnet_to_original
 from comfyk_core_nodes.control.network import ControlNetModel, controlnet_config
 from comfyk_core_nodes.control.t2i_adapter import T2IAdapter
-from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.memory.dtypes import compute_dtype, unet_dtype
-from comfyk_core_nodes.models.describe import describe
-from comfyk_core_nodes.models.state_dict import (
-    ModelFileError,
-    StateDict,
-    load_torch_file,
-    stored_dtype,
-    with_prefix,
-)
-from comfyk_core_nodes.networks import Path, build, managed, reading
+from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.memory.managed import managed
+from comfyk_core_nodes.weights.build import Path, build, reading
+from comfyk_core_nodes.weights.contents import describe
+from comfyk_core_nodes.weights.dtypes import compute_dtype, unet_dtype
+from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
+from comfyk_core_nodes.weights.state_dict import StateDict, stored_dtype, with_prefix
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from comfyk_core_nodes.control.union import union_of
-from comfyk_core_nodes.models.detection import unet_config
-from comfyk_core_nodes.models.layers import Conv2d
-from comfyk_core_nodes.models.parts import text_width
-from comfyk_core_nodes.models.unet import (
+from comfyk_core_nodes.families.registry import describe_prompt
+from comfyk_core_nodes.families.sd.detection import unet_config
+from comfyk_core_nodes.families.sd.unet import (
     Control,
     UNetShape,
     embedding_layers,
@@ -24,6 +23,7 @@ from comfyk_core_nodes.models.unet import (
     middle_block,
     timestep_embedding,
 )
+from comfyk_core_nodes.weights.layers import Conv2d
 
 HINT_BLOCK = "input_hint_block"
 
@@ -99,8 +99,8 @@ class ControlNetModel(nn.Module):
         advice = "they are of different families; take a ControlNet of the model's family"
         if context is not None and self.context_dim is not None and context.shape[-1] != self.context_dim:
             raise ValueError(
-                f"this ControlNet is for models whose text has {text_width(self.context_dim)}; "
-                f"this model's has {text_width(context.shape[-1])}: {advice}"
+                f"this ControlNet is for models whose text has {describe_prompt(self.context_dim)}; "
+                f"this model's has {describe_prompt(context.shape[-1])}: {advice}"
             )
         if self.num_classes is not None and y is None:
             raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from comfyk_core_nodes.control.adapter import AdapterNetwork
 from comfyk_core_nodes.control.base import ControlBase, fit_picture, spread_hint
-from comfyk_core_nodes.models.unet import Control
+from comfyk_core_nodes.families.sd.unet import Control
 
 _PLACES: tuple[int, ...] = (2, 5, 8, 11)
 """The blocks on the UNet's way down that the features of the four levels are added to."""

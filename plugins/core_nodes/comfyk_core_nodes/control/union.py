@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comfyk_core_nodes.control.names import UNION_CONTROLNET_TYPES
-from comfyk_core_nodes.models.layers import Linear
-from comfyk_core_nodes.models.state_dict import StateDict, with_prefix
-from comfyk_core_nodes.models.unet import timestep_embedding
+from comfyk_core_nodes.families.sd.unet import timestep_embedding
 from comfyk_core_nodes.vision.residual_attention import attention_blocks, split_in_projections
+from comfyk_core_nodes.weights.layers import Linear
+from comfyk_core_nodes.weights.state_dict import StateDict, with_prefix
 
 _PARTS = ("task_embedding", "transformer_layes.", "spatial_ch_projs.", "control_add_embedding.")
 

@@ -27,7 +27,7 @@ def composite(
     dimensions and of any size, is stretched over the source: 1 shows it, 0 what is below. Batches of other sizes
     are repeated or cut. With `resize_source` the source first gets the size of the destination.
     """
-    from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+    from comfyk_core_nodes.images.batch import repeat_to_batch
 
     height, width = destination.shape[-2:]
     source = source.to(destination.device)

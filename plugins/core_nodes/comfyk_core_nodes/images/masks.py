@@ -73,7 +73,7 @@ def combine_masks(destination: Tensor, source: Tensor, x: int, y: int, operation
 
     `operation` is one of OPERATIONS; the logical ones round first. The result is cut to 0..1.
     """
-    from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+    from comfyk_core_nodes.images.batch import repeat_to_batch
 
     result = destination.clone()
     source = repeat_to_batch(source, destination.shape[0])

@@ -30,7 +30,7 @@ def match_size(latent: Tensor, target: Tensor, method: str = "bilinear") -> Tens
 
 def match_size_and_batch(latent: Tensor, target: Tensor) -> Tensor:
     """As `match_size`, with as many items as `target`: the first ones, or all over and over."""
-    from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+    from comfyk_core_nodes.images.batch import repeat_to_batch
 
     return repeat_to_batch(match_size(latent, target), target.shape[0])
 
@@ -68,7 +68,7 @@ def concatenate(first: Tensor, second: Tensor, axis: str) -> Tensor:
     """Put `second` behind `first` along one of AXES, in front of it for `-x`, `-y` or `-t`."""
     import torch
 
-    from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+    from comfyk_core_nodes.images.batch import repeat_to_batch
 
     second = repeat_to_batch(second, first.shape[0])
     parts = (second, first) if axis.startswith("-") else (first, second)
@@ -116,7 +116,7 @@ def feathered_composite(destination: Tensor, source: Tensor, x: int, y: int, fea
     """
     import torch
 
-    from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+    from comfyk_core_nodes.images.batch import repeat_to_batch
 
     height, width = destination.shape[-2:]
     result = destination.clone()

@@ -17,7 +17,7 @@ Latent = dict[str, Any]
 
 def _masks_of_items(mask: Tensor, batch: int) -> Tensor:
     """`[batch, 1, ..., H, W]`: a noise mask of any shape, with one item for each of the latent's."""
-    from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+    from comfyk_core_nodes.images.batch import repeat_to_batch
 
     if mask.ndim < 4:
         mask = mask.reshape(-1, 1, *mask.shape[-2:])

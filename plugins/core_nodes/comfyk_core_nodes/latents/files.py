@@ -31,7 +31,7 @@ def load_latent(path: Path) -> Tensor:
     import torch
     from safetensors import SafetensorError, safe_open
 
-    from comfyk_core_nodes.models.state_dict import ModelFileError
+    from comfyk_core_nodes.weights.files import ModelFileError
 
     expected = f"a latent as SaveLatent writes it (safetensors with {_TENSOR})"
     try:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.devices import exhausted
+from comfyk_core_nodes.devices.exhausted import exhausted
 
 log = logging.getLogger(__name__)
 

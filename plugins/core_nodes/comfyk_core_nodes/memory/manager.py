@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from comfyk_core_nodes.memory.device import (
-    CPU,
-    device_of,
-    minimum_inference_memory,
-    reserved_memory,
-)
+from comfyk_core_nodes.devices.device import CPU, device_of, minimum_inference_memory, reserved_memory
+from comfyk_core_nodes.devices.settings import device_settings
 from comfyk_core_nodes.memory.residency import residency_of
-from comfyk_core_nodes.memory.settings import device_settings
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from comfyk_core_nodes.memory import model_options as options
 
 if TYPE_CHECKING:
     import torch
 
-    from comfyk_core_nodes.memory.patcher import ModelPatcher
+
+class HasOptions(Protocol):
+    """What these methods use of a patcher."""
+
+    model_options: options.ModelOptions
 
 
-def disable_model_cfg1_optimization(patcher: ModelPatcher) -> None:
+def disable_model_cfg1_optimization(patcher: HasOptions) -> None:
     """Have the negative conditioning computed even where CFG 1 makes it count for nothing."""
     patcher.model_options["disable_cfg1_optimization"] = True
 
 
 def set_model_sampler_cfg_function(
-    patcher: ModelPatcher, sampler_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
+    patcher: HasOptions, sampler_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
 ) -> None:
     """Put cond and uncond together by this: it takes a dict, or in the old way `(cond, uncond, cfg)`."""
     function = sampler_cfg_function
@@ -32,7 +36,7 @@ def set_model_sampler_cfg_function(
 
 
 def set_model_sampler_post_cfg_function(
-    patcher: ModelPatcher, post_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
+    patcher: HasOptions, post_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
 ) -> None:
     options.set_model_options_post_cfg_function(
         patcher.model_options, post_cfg_function, disable_cfg1_optimization
@@ -40,34 +44,34 @@ def set_model_sampler_post_cfg_function(
 
 
 def set_model_sampler_pre_cfg_function(
-    patcher: ModelPatcher, pre_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
+    patcher: HasOptions, pre_cfg_function: Callable[..., Any], disable_cfg1_optimization: bool = False
 ) -> None:
     options.set_model_options_pre_cfg_function(
         patcher.model_options, pre_cfg_function, disable_cfg1_optimization
     )
 
 
-def set_model_sampler_calc_cond_batch_function(patcher: ModelPatcher, function: Callable[..., Any]) -> None:
+def set_model_sampler_calc_cond_batch_function(patcher: HasOptions, function: Callable[..., Any]) -> None:
     patcher.model_options["sampler_calc_cond_batch_function"] = function
 
 
-def set_model_unet_function_wrapper(patcher: ModelPatcher, unet_wrapper_function: Callable[..., Any]) -> None:
+def set_model_unet_function_wrapper(patcher: HasOptions, unet_wrapper_function: Callable[..., Any]) -> None:
     """Have the sampler call this with the model's `apply_model` and a dict of its arguments."""
     patcher.model_options["model_function_wrapper"] = unet_wrapper_function
 
 
-def set_model_denoise_mask_function(patcher: ModelPatcher, denoise_mask_function: Callable[..., Any]) -> None:
+def set_model_denoise_mask_function(patcher: HasOptions, denoise_mask_function: Callable[..., Any]) -> None:
     patcher.model_options["denoise_mask_function"] = denoise_mask_function
 
 
-def set_model_patch(patcher: ModelPatcher, patch: Any, name: str) -> None:
+def set_model_patch(patcher: HasOptions, patch: Any, name: str) -> None:
     """Have the network call `patch` at the point `name`, after those that are there already."""
     patches = patcher.model_options["transformer_options"].setdefault("patches", {})
     patches[name] = [*patches.get(name, []), patch]
 
 
 def set_model_patch_replace(
-    patcher: ModelPatcher,
+    patcher: HasOptions,
     patch: Any,
     name: str,
     block_name: str,
@@ -80,32 +84,32 @@ def set_model_patch_replace(
 
 
 def set_model_attn1_replace(
-    patcher: ModelPatcher, patch: Any, block_name: str, number: int, transformer_index: int | None = None
+    patcher: HasOptions, patch: Any, block_name: str, number: int, transformer_index: int | None = None
 ) -> None:
     set_model_patch_replace(patcher, patch, "attn1", block_name, number, transformer_index)
 
 
 def set_model_attn2_replace(
-    patcher: ModelPatcher, patch: Any, block_name: str, number: int, transformer_index: int | None = None
+    patcher: HasOptions, patch: Any, block_name: str, number: int, transformer_index: int | None = None
 ) -> None:
     set_model_patch_replace(patcher, patch, "attn2", block_name, number, transformer_index)
 
 
-def set_model_optimized_attention(patcher: ModelPatcher, optimized_attention: Callable[..., Any]) -> None:
+def set_model_optimized_attention(patcher: HasOptions, optimized_attention: Callable[..., Any]) -> None:
     """Compute all attention by this function."""
     patcher.model_options["transformer_options"]["optimized_attention_override"] = lambda _, *args, **kwargs: (
         optimized_attention(*args, **kwargs)
     )
 
 
-def model_patches_to(patcher: ModelPatcher, where: torch.device | torch.dtype | None) -> None:
+def model_patches_to(patcher: HasOptions, where: torch.device | torch.dtype | None) -> None:
     """Move what the patches hold, those that have a `to`, to a device or dtype."""
     options.replace_model_patches(
         patcher.model_options, lambda patch: patch.to(where) if hasattr(patch, "to") else patch
     )
 
 
-def model_patches_models(patcher: ModelPatcher) -> list[ModelPatcher]:
+def model_patches_models(patcher: HasOptions) -> list[Any]:
     """The models that patches bring along (their `models()`); they are loaded with this one."""
     return [
         model
@@ -116,7 +120,7 @@ def model_patches_models(patcher: ModelPatcher) -> list[ModelPatcher]:
 
 
 def model_patches_call_function(
-    patcher: ModelPatcher, function_name: str = "cleanup", arguments: Mapping[str, Any] | None = None
+    patcher: HasOptions, function_name: str = "cleanup", arguments: Mapping[str, Any] | None = None
 ) -> None:
     """Call a method of every patch that has it."""
     for patch in options.model_patches(patcher.model_options):

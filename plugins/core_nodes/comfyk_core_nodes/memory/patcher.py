@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from comfyk_core_nodes.devices.device import device_of
 from comfyk_core_nodes.memory import extension_methods, option_methods
 from comfyk_core_nodes.memory import model_options as options
-from comfyk_core_nodes.memory.device import device_of
 from comfyk_core_nodes.memory.extension_methods import call_back, inject_model
 from comfyk_core_nodes.memory.extensions import Registry
 from comfyk_core_nodes.memory.objects import get_attribute
+from comfyk_core_nodes.memory.patches import Patch, patched_weight
 from comfyk_core_nodes.memory.residency import Residency, Wanted, Wrapper, residency_of
-from comfyk_core_nodes.memory.weights import Patch, patched_weight
 
 _COMPUTE_DTYPE = "manual_cast_dtype"
 """The model's attribute that says what to compute in; an object patch of that name overrides it."""

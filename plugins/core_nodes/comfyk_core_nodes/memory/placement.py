@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from comfyk_core_nodes.memory.device import Device
-from comfyk_core_nodes.memory.weights import Patch
-from comfyk_core_nodes.models.layers import StoredWeights
+from comfyk_core_nodes.devices.device import Device
+from comfyk_core_nodes.memory.patches import Patch
+from comfyk_core_nodes.weights.layers import StoredWeights
 
 Wrapper = Callable[[Tensor], Tensor]
 

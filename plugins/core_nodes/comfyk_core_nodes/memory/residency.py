@@ -26,8 +26,9 @@ import torch
 from comfyk import check_interrupted
 from torch import Tensor, nn
 
-from comfyk_core_nodes.memory.device import CPU
+from comfyk_core_nodes.devices.device import CPU
 from comfyk_core_nodes.memory.objects import ObjectPatches
+from comfyk_core_nodes.memory.patches import Patch, patched_weight, string_to_seed
 from comfyk_core_nodes.memory.placement import (
     ModuleState,
     Wanted,
@@ -39,9 +40,8 @@ from comfyk_core_nodes.memory.placement import (
     split_changes,
 )
 from comfyk_core_nodes.memory.rounding import stochastic_rounding
-from comfyk_core_nodes.memory.weights import Patch, patched_weight, string_to_seed
-from comfyk_core_nodes.models.layers import Embedding, StoredWeights
-from comfyk_core_nodes.models.mapped import drop_pages, scratch_memory
+from comfyk_core_nodes.weights.layers import Embedding, StoredWeights
+from comfyk_core_nodes.weights.mapped import drop_pages, scratch_memory
 
 log = logging.getLogger(__name__)
 

@@ -2,84 +2,28 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from comfyk import io
 
-from comfyk_core_nodes.nodes import (
-    conditioning,
-    controlnet,
-    custom_sampler,
-    edit_models,
-    flow_sampling,
-    gligen,
-    guiders,
-    image,
-    image_batch,
-    image_filter,
-    image_transform,
-    latent,
-    latent_batch,
-    latent_files,
-    latent_math,
-    latent_transform,
-    lcm_samplers,
-    load_image,
-    loaders,
-    lora,
-    mask,
-    model_sampling,
-    preview,
-    primitive,
-    published_schedules,
-    sampler,
-    samplers,
-    save_formats,
-    save_image,
-    schedulers,
-    sde_samplers,
-    sigmas,
-    text,
-    upscale_model,
-    vae,
-    vision,
-)
+from comfyk_core_nodes.nodes import conditioning, image, latent, loaders, mask, model, sampling, text, values
 
 NODES: tuple[type[io.ComfyNode], ...] = (
-    *load_image.NODES,
-    *save_image.NODES,
     *image.NODES,
-    *image_transform.NODES,
-    *image_batch.NODES,
-    *image_filter.NODES,
-    *save_formats.NODES,
     *mask.NODES,
     *latent.NODES,
-    *latent_transform.NODES,
-    *latent_math.NODES,
-    *latent_batch.NODES,
-    *latent_files.NODES,
-    *primitive.NODES,
-    *preview.NODES,
+    *values.NODES,
     *loaders.NODES,
-    *lora.NODES,
     *text.NODES,
     *conditioning.NODES,
-    *vae.NODES,
-    *edit_models.NODES,
-    *sampler.NODES,
-    *custom_sampler.NODES,
-    *guiders.NODES,
-    *samplers.NODES,
-    *lcm_samplers.NODES,
-    *sde_samplers.NODES,
-    *schedulers.NODES,
-    *published_schedules.NODES,
-    *sigmas.NODES,
-    *model_sampling.NODES,
-    *flow_sampling.NODES,
-    *controlnet.NODES,
-    *gligen.NODES,
-    *vision.NODES,
-    *upscale_model.NODES,
+    *sampling.NODES,
+    *model.NODES,
 )
 
-__all__ = ["NODES"]
+WITHOUT_TORCH = values.NODES
+
+
+@cache
+def ids_with_torch() -> frozenset[str]:
+    """The ids of the nodes that compute with torch: all but those of `WITHOUT_TORCH`."""
+    return frozenset(node.GET_SCHEMA().node_id for node in NODES if node not in WITHOUT_TORCH)

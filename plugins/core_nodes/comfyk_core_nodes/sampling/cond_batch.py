@@ -9,9 +9,9 @@ import comfyk
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.conditioning.conds import CONDRegular, cut_area
-from comfyk_core_nodes.memory.device import device_of
+from comfyk_core_nodes.devices.device import device_of
 from comfyk_core_nodes.memory.extensions import wrapped
+from comfyk_core_nodes.sampling.conds import CONDRegular, cut_area
 from comfyk_core_nodes.sampling.regions import Cond, Part, part_of
 
 _NOTHING = 1e-37

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.conditioning.edit import Conditioning, conditioning_set_values
 from comfyk_core_nodes.memory.extensions import move_extensions, put_into_options, wrapped
 from comfyk_core_nodes.sampling.cond_batch import calc_cond_batch, copy_options
+from comfyk_core_nodes.sampling.conditioning import Conditioning, conditioning_set_values
 from comfyk_core_nodes.sampling.prepare import (
     clean_up,
     convert_cond,

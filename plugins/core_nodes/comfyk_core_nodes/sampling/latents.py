@@ -13,9 +13,9 @@ from comfyk import current_app
 from comfyk.context import current_call
 from torch import Tensor
 
-from comfyk_core_nodes.conditioning.edit import Conditioning
 from comfyk_core_nodes.images.resize import resize_images
 from comfyk_core_nodes.memory.patcher import ModelPatcher
+from comfyk_core_nodes.sampling.conditioning import Conditioning
 from comfyk_core_nodes.sampling.guidance import CFGGuider, Sampler, StepCallback
 from comfyk_core_nodes.sampling.noise import prepare_empty_noise, prepare_noise
 from comfyk_core_nodes.sampling.preview import PREVIEW_METHODS, find_previewer, step_callback

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.conditioning.conds import repeat_to_batch
+from comfyk_core_nodes.images.batch import repeat_to_batch
 from comfyk_core_nodes.memory.extensions import wrapped
 from comfyk_core_nodes.memory.manager import load_models_gpu
 from comfyk_core_nodes.sampling.regions import Cond, add_opposite_areas, resolve_areas

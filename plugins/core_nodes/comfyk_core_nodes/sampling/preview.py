@@ -13,9 +13,9 @@ from comfyk.events import PreviewImage
 from comfyk.folders import Folders
 from torch import Tensor
 
-from comfyk_core_nodes.models.state_dict import load_torch_file
-from comfyk_core_nodes.models.taesd import load_decoder
 from comfyk_core_nodes.sampling.guidance import StepCallback
+from comfyk_core_nodes.vae.taesd import load_decoder
+from comfyk_core_nodes.weights.files import load_torch_file
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.conditioning.conds import CONDRegular, cut_area, repeat_to_batch
+from comfyk_core_nodes.images.batch import repeat_to_batch
+from comfyk_core_nodes.sampling.conds import CONDRegular, cut_area
 
 Cond = dict[str, Any]
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.conditioning.conds import repeat_to_batch
-from comfyk_core_nodes.conditioning.edit import Conditioning
-from comfyk_core_nodes.memory.device import intermediate_device
-from comfyk_core_nodes.memory.dtypes import intermediate_dtype
+from comfyk_core_nodes.devices.device import intermediate_device
+from comfyk_core_nodes.images.batch import repeat_to_batch
+from comfyk_core_nodes.sampling.conditioning import Conditioning
 from comfyk_core_nodes.sampling.guidance import CFGGuider, Sampler, StepCallback
 from comfyk_core_nodes.sampling.inpaint import MaskedModel
 from comfyk_core_nodes.sampling.sampler_table import SAMPLERS
 from comfyk_core_nodes.sampling.schedules import cut_steps, sigmas_for
+from comfyk_core_nodes.weights.dtypes import intermediate_dtype
 
 
 class KSAMPLER:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comfyk_core_nodes.models.layers import Conv2d
-from comfyk_core_nodes.models.state_dict import count_blocks
+from comfyk_core_nodes.weights.layers import Conv2d
+from comfyk_core_nodes.weights.state_dict import count_blocks
 
 
 class PReLU(nn.Module):

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.models.describe import describe
-from comfyk_core_nodes.models.state_dict import ModelFileError, StateDict, load_torch_file, with_prefix
-from comfyk_core_nodes.networks import Path, build, managed, reading
+from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.memory.managed import managed
 from comfyk_core_nodes.upscaling.compact import CompactNet, is_compact
 from comfyk_core_nodes.upscaling.rrdb import RRDBNet, rrdb_state
+from comfyk_core_nodes.weights.build import Path, build, reading
+from comfyk_core_nodes.weights.contents import describe
+from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
+from comfyk_core_nodes.weights.state_dict import StateDict, with_prefix
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher

@@ -8,12 +8,12 @@ import comfyk
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.devices import exhausted
-from comfyk_core_nodes.memory.device import device_of, intermediate_device
-from comfyk_core_nodes.memory.dtypes import intermediate_dtype
+from comfyk_core_nodes.devices.device import device_of, intermediate_device
+from comfyk_core_nodes.devices.exhausted import exhausted
+from comfyk_core_nodes.images.overlapping_tiles import count_tiles, tiled_scale
 from comfyk_core_nodes.memory.manager import load_models_gpu
-from comfyk_core_nodes.models.tiles import count_tiles, tiled_scale
 from comfyk_core_nodes.upscaling.load import UpscaleModel
+from comfyk_core_nodes.weights.dtypes import intermediate_dtype
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.memory.dtypes import text_encoder_dtype
-from comfyk_core_nodes.models.describe import describe
-from comfyk_core_nodes.models.state_dict import (
-    ModelFileError,
-    StateDict,
-    load_torch_file,
-    stored_dtype,
-    with_prefix,
-)
-from comfyk_core_nodes.networks import Path, build, managed, reading
+from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.memory.managed import managed
 from comfyk_core_nodes.vision.transformer import VisionModel, VisionShape, vision_shape
+from comfyk_core_nodes.weights.build import Path, build, reading
+from comfyk_core_nodes.weights.clip_encoder import openclip_layer
+from comfyk_core_nodes.weights.contents import describe
+from comfyk_core_nodes.weights.dtypes import text_encoder_dtype
+from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
+from comfyk_core_nodes.weights.state_dict import StateDict, stored_dtype, with_prefix
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
@@ -160,14 +156,6 @@ _OPENCLIP = {
     "ln_pre.weight": "pre_layrnorm.weight",
     "ln_pre.bias": "pre_layrnorm.bias",
 }
-_OPENCLIP_LAYER = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-    "attn.out_proj": "self_attn.out_proj",
-}
-_RESBLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)")
 
 
 def vision_state(state: Mapping[str, Tensor]) -> StateDict:
@@ -189,11 +177,6 @@ def _openclip_to_transformers(state: Mapping[str, Tensor]) -> StateDict:
             out["visual_projection.weight"] = value.transpose(0, 1)
         elif key in _OPENCLIP:
             out[f"vision_model.{_OPENCLIP[key]}"] = value
-        elif match := _RESBLOCK.fullmatch(key):
-            layer = f"vision_model.encoder.layers.{match[1]}"
-            if match[2] == "attn.in_proj":
-                for part, tensor in zip("qkv", value.chunk(3), strict=True):
-                    out[f"{layer}.self_attn.{part}_proj.{match[3]}"] = tensor
-            elif match[2] in _OPENCLIP_LAYER:
-                out[f"{layer}.{_OPENCLIP_LAYER[match[2]]}.{match[3]}"] = value
+        else:
+            out |= openclip_layer(key, value, "vision_model.") or {}
     return out

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comfyk_core_nodes.models.attention import dot_product_attention
-from comfyk_core_nodes.models.layers import LayerNorm, Linear
-from comfyk_core_nodes.models.state_dict import StateDict, count_blocks
+from comfyk_core_nodes.weights.attention import dot_product_attention
+from comfyk_core_nodes.weights.layers import LayerNorm, Linear
+from comfyk_core_nodes.weights.state_dict import StateDict, count_blocks
 
 
 class QuickGELU(nn.Module):

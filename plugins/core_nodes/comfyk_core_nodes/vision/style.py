@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comfyk_core_nodes.memory import device as devices
-from comfyk_core_nodes.models.describe import describe
-from comfyk_core_nodes.models.layers import LayerNorm, Linear
-from comfyk_core_nodes.models.state_dict import ModelFileError, load_torch_file
-from comfyk_core_nodes.networks import Path, build, managed, reading
+from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.memory.managed import managed
 from comfyk_core_nodes.vision.residual_attention import attention_blocks, split_in_projections
+from comfyk_core_nodes.weights.build import Path, build, reading
+from comfyk_core_nodes.weights.contents import describe
+from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
+from comfyk_core_nodes.weights.layers import LayerNorm, Linear
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comfyk_core_nodes.models.attention import dot_product_attention
-from comfyk_core_nodes.models.layers import Conv2d, Embedding, LayerNorm, Linear
-from comfyk_core_nodes.models.state_dict import count_blocks
+from comfyk_core_nodes.weights.clip_encoder import Activation, Encoder, EncoderLayer
+from comfyk_core_nodes.weights.layers import Conv2d, Embedding, LayerNorm, Linear
+from comfyk_core_nodes.weights.state_dict import count_blocks
 
 _DEEPEST_OPENAI = 24
 """Layers of the deepest model that OpenAI trained. They use a quick GELU, and those of OpenCLIP the exact one."""
@@ -52,7 +51,7 @@ class VisionShape:
         return _HEADS.get(self.width, 16)
 
     @property
-    def activation(self) -> str:
+    def activation(self) -> Activation:
         if self.siglip:
             return "gelu_tanh"
         return "quick_gelu" if self.layers <= _DEEPEST_OPENAI else "gelu"
@@ -76,52 +75,6 @@ def vision_shape(state: Mapping[str, Tensor]) -> VisionShape | None:
         projection=None if projection is None else projection.shape[0],
         siglip=siglip,
     )
-
-
-class VisionAttention(nn.Module):
-    def __init__(self, width: int, heads: int, device: Any = None) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj = Linear(width, width, device=device)
-        self.k_proj = Linear(width, width, device=device)
-        self.v_proj = Linear(width, width, device=device)
-        self.out_proj = Linear(width, width, device=device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        return self.out_proj(dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class VisionMLP(nn.Module):
-    def __init__(self, width: int, inner: int, activation: str, device: Any = None) -> None:
-        super().__init__()
-        self.activation = activation
-        self.fc1 = Linear(width, inner, device=device)
-        self.fc2 = Linear(inner, width, device=device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        if self.activation == "quick_gelu":
-            x = x * torch.sigmoid(1.702 * x)
-        else:
-            x = F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        return self.fc2(x)
-
-
-class VisionLayer(nn.Module):
-    def __init__(self, shape: VisionShape, device: Any = None) -> None:
-        super().__init__()
-        self.layer_norm1 = LayerNorm(shape.width, device=device)
-        self.self_attn = VisionAttention(shape.width, shape.heads, device)
-        self.layer_norm2 = LayerNorm(shape.width, device=device)
-        self.mlp = VisionMLP(shape.width, shape.inner, shape.activation, device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
 
 
 class VisionEmbeddings(nn.Module):
@@ -151,19 +104,17 @@ class VisionEmbeddings(nn.Module):
         return x + self.position_embedding(places, out_dtype=x.dtype)
 
 
-class VisionEncoder(nn.Module):
-    def __init__(self, layers: list[VisionLayer]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-
 class VisionTransformer(nn.Module):
     def __init__(self, shape: VisionShape, device: Any = None) -> None:
         super().__init__()
         self.embeddings = VisionEmbeddings(shape, device)
         # The name is misspelt in the files.
         self.pre_layrnorm = nn.Identity() if shape.siglip else LayerNorm(shape.width, device=device)
-        self.encoder = VisionEncoder([VisionLayer(shape, device) for _ in range(shape.layers)])
+        layers = (
+            EncoderLayer(shape.width, shape.heads, shape.inner, shape.activation, device=device)
+            for _ in range(shape.layers)
+        )
+        self.encoder = Encoder(list(layers))
         self.post_layernorm = LayerNorm(shape.width, device=device)
 
 

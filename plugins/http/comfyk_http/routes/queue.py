@@ -54,7 +54,9 @@ def _haiven(running: list[Job], pending: list[Job]) -> dict[str, Any]:
 async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
     """All that is asked for is done; while the queue is paused no further job is started."""
     queue, user = request.app[APP].jobs, view_of(request)
-    if body.move is not None and body.move.prompt_id not in {job.id for job in (await queue.listing(user))[1]}:
+    if body.move is not None and body.move.prompt_id not in {
+        job.id for job in (await queue.listing(user))[1]
+    }:
         raise BadField("move.prompt_id", "no pending job has this id", status=404, type="not_found")
     if body.clear:
         await queue.clear(user=user)

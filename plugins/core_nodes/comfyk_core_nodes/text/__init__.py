@@ -1,0 +1,1 @@
+"""From a prompt to what a model is conditioned on: prompt syntax, tokenizers, text encoders."""

@@ -1,0 +1,1 @@
+"""Autoencoders: from pictures to latents and back."""

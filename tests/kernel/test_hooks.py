@@ -1,0 +1,284 @@
+"""Calling hooks: order, wrappers and first results as in pluggy, failures kept to their plugin, results checked."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyk import App, Plugins, hookimpl, hookspec
+from comfyk.graph import PromptError
+from comfyk.settings import load_settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def plugin(hook: str, function: Callable[..., Any], **marks: bool) -> types.ModuleType:
+    module = types.ModuleType("a_plugin")
+    setattr(module, hook, hookimpl(**marks)(function))
+    return module
+
+
+def errors(plugins: Plugins) -> dict[str, list[str]]:
+    return {info.name: [error.message for error in info.errors] for info in plugins.infos() if info.errors}
+
+
+def kernel_app(base: Path, plugins: Plugins) -> App:
+    return App(load_settings(plugins, overrides={"folders.base": base}), plugins)
+
+
+# --- against a model ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one plugin does."""
+
+    does: str
+    """`answers`, `nothing`, `raises`, `wrong`, or as a wrapper `adds`, `before`, `after`, `never`, `twice`, `junk`."""
+    order: str = ""
+    """`tryfirst` or `trylast`."""
+
+    @property
+    def wraps(self) -> bool:
+        return self.does not in ("answers", "nothing", "raises", "wrong")
+
+
+members = st.lists(
+    st.builds(
+        Member,
+        st.sampled_from(
+            ["answers", "nothing", "raises", "wrong", "adds", "before", "after", "never", "twice", "junk"]
+        ),
+        st.sampled_from(["", "tryfirst", "trylast"]),
+    ),
+    max_size=7,
+)
+
+
+def implementation(member: Member, name: str) -> Callable[..., Any]:
+    def plain(app: Any) -> Any:
+        if member.does == "raises":
+            raise LookupError(name)
+        return {"answers": {name: 1}, "nothing": None, "wrong": 5}[member.does]
+
+    def wrapper(app: Any) -> Any:
+        if member.does == "before":
+            raise LookupError(name)
+        if member.does == "never":
+            return
+        results = yield
+        if member.does == "after":
+            raise LookupError(name)
+        if member.does == "twice":
+            yield
+        if member.does == "junk":
+            return [*results, 5]
+        return [*results, {name: 2}]
+
+    return wrapper if member.wraps else plain
+
+
+def in_call_order(named: list[tuple[str, Member]]) -> list[tuple[str, Member]]:
+    """As pluggy documents it: the last that was registered is called first, but among those with `trylast`."""
+    first = [one for one in named if one[1].order == "tryfirst"]
+    middle = [one for one in named if one[1].order == ""]
+    last = [one for one in named if one[1].order == "trylast"]
+    return [*reversed(first), *reversed(middle), *last]
+
+
+@given(members)
+def test_whatever_plugins_do_the_others_are_heard_in_order(chosen: list[Member]) -> None:
+    named = [(f"p{number}", member) for number, member in enumerate(chosen)]
+    plugins = Plugins()
+    for name, member in named:
+        marks = {member.order: True} if member.order else {}
+        made = plugin("comfyk_feature_flags", implementation(member, name), wrapper=member.wraps, **marks)
+        plugins.register(made, name)
+    expected: list[dict[str, int]] = []
+    for name, member in in_call_order(named):
+        if member.does == "answers":
+            expected.append({name: 1})
+    wrappers = [one for one in in_call_order(named) if one[1].wraps]
+    for name, member in reversed(wrappers):
+        if member.does == "adds":
+            expected.append({name: 2})
+    assert plugins.call("comfyk_feature_flags", app=None) == expected
+    bad = {name for name, member in named if member.does not in ("answers", "nothing", "adds")}
+    assert errors(plugins).keys() == bad
+
+
+# --- first results ------------------------------------------------------------------------------------------------
+
+
+async def test_two_executors_are_offered_and_one_is_made(tmp_path: Path) -> None:
+    from comfyk.execution import ThreadExecutor
+
+    made: list[str] = []
+
+    def offer(name: str) -> Callable[..., Any]:
+        def create(app: App) -> ThreadExecutor:
+            made.append(name)
+            return ThreadExecutor.of(app)
+
+        return create
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_create_executor", offer("b")), "b")
+    plugins.register(plugin("comfyk_create_executor", offer("a")), "a")
+    async with kernel_app(tmp_path, plugins):
+        assert made == ["a"]
+
+
+async def test_what_is_no_executor_is_refused_and_the_next_is_taken(tmp_path: Path) -> None:
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_create_executor", lambda app: object()), "a")
+    async with kernel_app(tmp_path, plugins) as app:
+        assert app.executor.capacity == 1
+    (message,) = errors(plugins)["a"]
+    assert "comfyk_create_executor returned" in message and "Executor" in message
+
+
+# --- what is returned ---------------------------------------------------------------------------------------------
+
+
+def raising_generator(app: App) -> Any:
+    yield "not a route"
+    raise LookupError("half way")
+
+
+@pytest.mark.parametrize(
+    ("hook", "function", "said"),
+    [
+        ("comfyk_register_web_directories", lambda app: 5, "not int 5"),
+        ("comfyk_register_web_directories", lambda app: {"a": 5}, "['a']"),
+        ("comfyk_register_routes", raising_generator, "LookupError: half way"),
+        ("comfyk_register_middlewares", lambda app: 5, "not int 5"),
+        ("comfyk_register_folders", lambda folders: 5, "it returns nothing"),
+        ("comfyk_feature_flags", lambda app: ["a"], "not list"),
+        ("comfyk_doctor", lambda app: ["it is broken"], "[0]"),
+    ],
+)
+async def test_what_a_hook_does_not_return_is_recorded_and_the_app_starts(
+    tmp_path: Path, hook: str, function: Callable[..., Any], said: str
+) -> None:
+    plugins = Plugins()
+    plugins.register(plugin(hook, function), "p")
+    async with kernel_app(tmp_path, plugins) as app:
+        if hook != "comfyk_register_folders":  # called at the start
+            assert getattr(app.hook, hook)() == []
+    (message,) = errors(plugins)["p"]
+    assert said in message
+
+
+def test_each_result_comes_with_its_plugin() -> None:
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_feature_flags", lambda app: {"a": 1}), "a")
+    plugins.register(plugin("comfyk_feature_flags", lambda app: {"b": 1}), "b")
+
+    def more(app: Any) -> Any:
+        results = yield
+        return [*results, {"w": 1}]
+
+    plugins.register(plugin("comfyk_feature_flags", more, wrapper=True), "w")
+    found = plugins.call_each("comfyk_feature_flags", app=None)
+    assert found == [("b", {"b": 1}), ("a", {"a": 1}), ("w", {"w": 1})]
+
+
+# --- async hooks --------------------------------------------------------------------------------------------------
+
+
+async def test_a_wrapper_of_an_async_hook_gets_what_was_awaited(tmp_path: Path) -> None:
+    async def fields(path: Path) -> dict[str, Any]:
+        return {"size": 3}
+
+    def more(path: Path) -> Any:
+        results = yield
+        return [*results, {"seen": len(results)}]
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_file_saved", fields), "a")
+    plugins.register(plugin("comfyk_file_saved", more, wrapper=True), "w")
+    app = kernel_app(tmp_path, plugins)
+    saved = await app.hook.comfyk_file_saved(path=tmp_path, folder="input", user="default")
+    assert saved == [{"size": 3}, {"seen": 1}]
+
+
+async def test_a_prompt_is_refused_whole_by_its_own_error_and_no_other(tmp_path: Path) -> None:
+    refusal = {"type": "closed", "message": "We are closed", "details": "", "extra_info": {}}
+
+    async def close(prompt: dict[str, Any], user: str, client_id: str, extra_data: dict[str, Any]) -> None:
+        extra_data["looked_at"] = (user, client_id)
+        if user == "ann":
+            raise PromptError(refusal)
+        raise LookupError("no such user")
+
+    class Say:
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+
+        def run(self) -> dict[str, Any]:
+            return {"ui": {"text": ["said"]}}
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_validate_prompt", close), "p")
+    async with kernel_app(tmp_path, plugins) as app:
+        app.nodes.add(Say)
+        prompt = {"1": {"class_type": "Say", "inputs": {}}}
+        with pytest.raises(PromptError) as raised:
+            await app.jobs.submit(prompt, user="ann")
+        assert raised.value.error == refusal and errors(plugins) == {}
+        submission = await app.jobs.submit(prompt, user="bob", extra_data={"client_id": "c"})
+        assert submission.job.extra_data["looked_at"] == ("bob", "c")
+        assert (await app.jobs.wait(submission.job.id)).outputs == {"1": {"text": ["said"]}}
+    assert errors(plugins) == {"p": ["LookupError: no such user"]}
+
+
+# --- hooks that plugins add ---------------------------------------------------------------------------------------
+
+
+class Menu:
+    """A plugin with a hook of its own."""
+
+    @hookspec
+    def comfyk_menu_dishes(self, app: Any) -> list[str] | None:
+        """Dishes."""
+
+    @hookspec(firstresult=True, raises=True)
+    def comfyk_menu_cook(self, dish: str) -> str | None:
+        """Cook."""
+
+
+async def test_plugins_have_hooks_for_others(tmp_path: Path) -> None:
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_add_hooks", lambda: Menu()), "menu")
+    plugins.register(plugin("comfyk_menu_dishes", lambda app: ["soup"]), "cook")
+    plugins.register(plugin("comfyk_menu_dishes", lambda app: "stew"), "sloppy")
+    plugins.register(plugin("comfyk_menu_dish", lambda app: ["stew"]), "mistaken")
+    app = kernel_app(tmp_path, plugins)
+    assert app.hook.comfyk_menu_dishes() == [["soup"]]
+    assert app.hook.comfyk_menu_cook(dish="soup") is None
+    assert errors(plugins)["sloppy"][0].startswith("TypeError: comfyk_menu_dishes returned a value")
+    assert errors(plugins)["mistaken"] == [
+        "there is no hook comfyk_menu_dish; did you mean comfyk_menu_dishes?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (lambda: object(), "holds no function that is marked with comfyk.hookspec"),
+        (lambda: Menu, "return an instance"),
+        (lambda: __import__("comfyk.hookspecs", fromlist=["x"]), "there is a hook comfyk_add_hooks already"),
+    ],
+)
+def test_hooks_that_cannot_be_are_refused(added: Callable[[], Any], said: str) -> None:
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_add_hooks", added), "p")
+    assert said in errors(plugins)["p"][0]
+    assert plugins.call("comfyk_feature_flags", app=None) == []
