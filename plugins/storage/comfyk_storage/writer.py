@@ -7,6 +7,7 @@ transaction was written goes into the next one. Each caller is told only after t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 from comfyk.jobs import StoreError
 from sqlalchemy import Connection, CursorResult
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import Executable
 
 from comfyk_storage.errors import BusyError, ConflictError, DisconnectedError, store_error
@@ -95,7 +97,8 @@ class Writer:
         self._queue.put(None)
         self._thread.join()
         if self._connection is not None:
-            self._connection.close()
+            with contextlib.suppress(SQLAlchemyError):  # the database has closed it before us
+                self._connection.close()
 
     def _run(self) -> None:
         last = False
