@@ -42,16 +42,13 @@ async def test_no_two_servers_get_the_same_job(open_store, make_job):
     for i in range(40):
         await ann.add(make_job(f"{i}", number=i))
 
-    async def take_all(store) -> list[str]:
-        taken = []
-        while job := await store.take():
-            taken.append(job.id)
-        return taken
-
-    of_ann, of_bob = await asyncio.gather(take_all(ann), take_all(bob))
-    assert len(of_ann) > 5 and len(of_bob) > 5
-    assert sorted(of_ann + of_bob, key=int) == [str(i) for i in range(40)]
-    assert of_ann == sorted(of_ann, key=int) and of_bob == sorted(of_bob, key=int)
+    taken = []
+    for _ in range(20):
+        at_once = await asyncio.gather(ann.take(), bob.take())
+        taken += [int(job.id) for job in at_once if job is not None]
+        assert set(taken) == set(range(len(taken)))  # in order, but for the two
+    assert len(taken) == 40
+    assert await asyncio.gather(ann.take(), bob.take()) == [None, None]
 
 
 async def test_a_taken_job_is_whole(open_store, make_job):
