@@ -110,15 +110,13 @@ class Families:
         name = next(names, None)
         return f"{channels} channels" if name is None else f"{channels} channels ({name})"
 
-    def wanted(self, what: str | None = None) -> str:
-        """What a file may be of, for messages: `what` of any layout, or each layout's network."""
-        if what is not None:
-            return f"{what} of {_or(layout.title for layout in self.layouts)}"
-        return _or(f"a {layout.network} of {layout.title}" for layout in self.layouts)
+    def checkpoints(self) -> str:
+        """What single-file checkpoints may be of, for messages."""
+        return "a checkpoint of " + ", or of ".join(layout.title for layout in self.layouts)
 
-
-def _or(names: Iterable[str]) -> str:
-    return ", or of ".join(dict.fromkeys(names)).replace(", or of a ", ", or a ")
+    def networks(self) -> str:
+        """What files of a network alone may hold, for messages."""
+        return ", or ".join(f"a {layout.network} of {layout.title}" for layout in self.layouts)
 
 
 _of_apps: WeakKeyDictionary[App, Families] = WeakKeyDictionary()
