@@ -16,6 +16,8 @@ from comfyk.jobs.queue import JobQueue
 from comfyk.nodes.object_info import ObjectInfo
 from comfyk.nodes.registry import NodeRegistry
 from comfyk.packs import Packs
+from comfyk.tasks import FOLDER as TASKS_FOLDER
+from comfyk.tasks import Tasks
 
 if TYPE_CHECKING:
     from comfyk.jobs.store import JobStore
@@ -29,7 +31,7 @@ class App:
     """One comfyk: `async with App(settings, plugins):` has a running queue and all nodes.
 
     Attributes of interest to a plugin: `settings`, `plugins`, `hook` (call hooks), `events`, `folders`, `nodes`,
-    `object_info`, `packs`, `web_directories`, `executor`, `jobs` and `restarting`.
+    `object_info`, `packs`, `tasks`, `web_directories`, `executor`, `jobs` and `restarting`.
     """
 
     def __init__(self, settings: Settings, plugins: Plugins, *, store: JobStore | None = None) -> None:
@@ -44,6 +46,7 @@ class App:
         self.object_info = ObjectInfo(self.nodes)
         self.packs = Packs(self)
         self.web_directories: dict[str, Path] = {}
+        self.tasks = Tasks(self.folders.user / TASKS_FOLDER, self.events)
         self.executor: Executor
         self.jobs: JobQueue
         self.restarting = False
@@ -100,8 +103,12 @@ class App:
             if self.hook.implements("comfyk_event"):
                 started.callback(self.events.subscribe(self._tell_plugins))
             started.push_async_callback(self.hook.comfyk_shutdown)
-            await self.hook.comfyk_startup()
             started.push_async_callback(self.jobs.stop)
+            started.push_async_callback(
+                self.tasks.stop
+            )  # first: tasks wait for jobs, and use what plugins started
+            await self.tasks.open()
+            await self.hook.comfyk_startup()
             await self.jobs.start()
             self._started = started.pop_all()
 

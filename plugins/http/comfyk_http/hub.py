@@ -152,6 +152,6 @@ def _frame(event: Event, detailed: bool) -> bytes:
 
 def _send(clients: Sequence[Client], gathered: dict[Hashable, Event], detailed: bool) -> None:
     for event in gathered.values():
-        frame, newest = _frame(event, detailed), _newest(event)
+        frame, newest, patient = _frame(event, detailed), _newest(event), isinstance(event, QueueChanged)
         for client in clients:
-            client.send(frame, newest)
+            client.send(frame, newest, patient=patient)
