@@ -17,7 +17,7 @@ from comfyk_core_nodes.families.built_in import built_in
 from comfyk_core_nodes.families.family import Family, Layout, ModelConfig, Sizes, TextChain, Weights
 
 if TYPE_CHECKING:
-    from comfyk.app import App
+    from comfyk import App
 
     from comfyk_core_nodes.weights.state_dict import StateDict
 
