@@ -6,7 +6,8 @@ A section is a pydantic model; the kernel's are in this file, and each plugin ad
     class HttpSettings(Section):
         port: Annotated[int, Option("--port")] = Field(default=8188, description="The port to listen on.")
 
-Without one it is still reached by `--set http.port=8188`, `COMFYK_HTTP__PORT=8188` and `[http] port = 8188`.
+Without one it is still reached by `--set http.port=8188`, `COMFYK_HTTP__PORT=8188` and `[http] port = 8188`. A field
+that had another key says so by `Formerly("server.port")`, so that old files and variables still count.
 """
 
 from __future__ import annotations
@@ -21,14 +22,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
 
 from comfyk.folders import Folders
-from comfyk.settings_sources import ENV_PREFIX, Layers, Override, SettingsError
+from comfyk.settings_sources import ENV_PREFIX, Formerly, Layers, Override, SettingsError
 
 if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
 
     from comfyk.plugins import Plugins
 
-__all__ = ["AbsolutePath", "Option", "Override", "Section", "Settings", "SettingsError", "load_settings"]
+__all__ = [
+    "AbsolutePath",
+    "Formerly",
+    "Option",
+    "Override",
+    "Section",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+]
 
 log = logging.getLogger(__name__)
 
@@ -176,24 +186,6 @@ class ExecutionSettings(_KernelSection):
         ge=0,
         description="Keep the results of earlier prompts too, while so many gigabytes are free. Unset: drop them.",
     )
-    preview_method: Annotated[Literal["none", "auto", "latent2rgb", "taesd"], Option("--preview-method")] = (
-        Field(
-            default="none",
-            description="How samplers show the picture under way.",
-        )
-    )
-    preview_size: Annotated[int, Option("--preview-size", metavar="PIXELS")] = Field(
-        default=512,
-        ge=16,
-        le=8192,
-        description="The longer side of such a preview.",
-    )
-    device: Annotated[
-        Literal["auto", "cpu"], Option("--cpu", const="cpu", help="Compute on the CPU only.")
-    ] = Field(
-        default="auto",
-        description="What to compute on.",
-    )
 
 
 class JobSettings(_KernelSection):
@@ -203,15 +195,6 @@ class JobSettings(_KernelSection):
         default=2,
         ge=1,
         description="How often a job is started before it fails, when the server dies while it runs.",
-    )
-
-
-class MetadataSettings(_KernelSection):
-    """What saved files say about their making."""
-
-    disable: Annotated[bool, Option("--disable-metadata")] = Field(
-        default=False,
-        description="Do not write the prompt and the workflow into saved files.",
     )
 
 
@@ -280,7 +263,6 @@ class Settings(BaseSettings):
     nodes: NodeSettings = Field(default_factory=NodeSettings)
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
-    metadata: MetadataSettings = Field(default_factory=MetadataSettings)
     logging: LogSettings = Field(default_factory=LogSettings)
 
     _layers: Layers | None = PrivateAttr(default=None)

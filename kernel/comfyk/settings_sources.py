@@ -43,6 +43,16 @@ class Override:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Formerly:
+    """The key that a field had before: `Annotated[int, Formerly("server.port")]`.
+
+    What a source gives under it counts for the field, where that source does not give the new key too.
+    """
+
+    key: str
+
+
 class _Environment(EnvSettingsSource):
     """`COMFYK_SECTION__FIELD`, with lists also as `a,b`."""
 
@@ -109,6 +119,9 @@ class Layers:
             _Environment(model)(),
             self._read_file(),
         ]
+        self._former: dict[tuple[int, str, str], list[str]] = {}
+        """Which source gave a field under its former key: source, section and field -> that key."""
+        self._take_former_keys()
 
     def _annotation(self, section: str, name: str) -> Any:
         model = self._sections.get(section)
@@ -139,6 +152,27 @@ class Layers:
                 if self._file.path is not None and _holds_path(self._annotation(section, name)):
                     layer[section][name] = _beside(self._file.path, value)
         return layer
+
+    def _take_former_keys(self) -> None:
+        """Put values under the keys that their fields have now."""
+        for section, model in self._sections.items():
+            for name, field in model.model_fields.items():
+                for former in (mark for mark in field.metadata if isinstance(mark, Formerly)):
+                    self._take_former(former.key, section, name)
+
+    def _take_former(self, key: str, section: str, name: str) -> None:
+        old_section, _, old_name = key.partition(".")
+        for index, layer in enumerate(self.data):
+            old, new = layer.get(old_section), layer.get(section, {})
+            if not isinstance(old, dict) or not isinstance(new, dict) or old_name not in old:
+                continue
+            log.warning(
+                "%s: %s is %s.%s now", self._where_in(index, [old_section, old_name]), key, section, name
+            )
+            value = old.pop(old_name)
+            if name not in new:
+                layer[section] = {**new, name: value}
+                self._former[index, section, name] = [old_section, old_name]
 
     def take_unknown(self, silent_plugins: Collection[str]) -> None:
         """Take out sections and keys that nobody knows, and note them as problems.
@@ -191,6 +225,9 @@ class Layers:
         return given.source if isinstance(given, Override) else f"override {key}"
 
     def _where_in(self, index: int, key: Sequence[str]) -> str:
+        if len(key) > 1:
+            former = self._former.get((index, key[0], key[1]))
+            key = key if former is None else [*former, *key[2:]]
         if index == 0:
             return self._override_source(".".join(key[:2]))
         if index == 1:

@@ -46,6 +46,8 @@ def test_plugins_use_what_is_public_and_nothing_else(folder: str) -> None:
             continue
         for module, name in imported(file):
             is_module = f"{module}.{name}" in PUBLIC
-            if module not in PUBLIC or (name and not is_module and name not in importlib.import_module(module).__all__):
+            if module not in PUBLIC or (
+                name and not is_module and name not in importlib.import_module(module).__all__
+            ):
                 beyond.append(f"{file.relative_to(ROOT)}: {module} {name}")
     assert beyond == []

@@ -119,13 +119,14 @@ async def reopen(url: str) -> SqlJobStore:
     return SqlJobStore.open(url)
 
 
-async def test_a_second_server_on_one_database_is_refused(database_url, make_job):
+async def test_a_second_server_on_one_file_or_of_one_name_is_refused(database_url, make_job):
+    remedy = "storage.database_url" if database_url.startswith("sqlite") else "storage.server_name"
     child = start(HOLDER, database_url)
     assert child.stdout is not None and child.stdout.readline() == "open\n"
     with pytest.raises(StoreError, match=r"in use by another comfyk") as refused:
         SqlJobStore.open(database_url)
     assert str(child.pid) in str(refused.value)
-    assert "storage.database_url" in str(refused.value)
+    assert remedy in str(refused.value)
     child.communicate("")
     store = await reopen(database_url)
     await store.add(make_job("a"))

@@ -33,6 +33,9 @@ def test_the_hooks_are_those_that_the_kernel_calls():
     assert {hook.name for hook in manager.get_hookcallers(plugin) or []} == {
         "comfyk_register_settings",
         "comfyk_open_job_store",
+        "comfyk_open_database",
+        "comfyk_doctor",
+        "comfyk_snapshot",
     }
 
 

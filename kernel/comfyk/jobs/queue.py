@@ -77,6 +77,8 @@ class _Running:
     """Another server has taken it over."""
     waiting: asyncio.Future[Any] | None = None
     """What it waits for before it starts."""
+    after: asyncio.Task[None] | None = None
+    """An earlier run of the same job, whose lease was lost: it must be over."""
 
 
 class JobQueue:
@@ -342,13 +344,10 @@ class JobQueue:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(job_id, []).append(future)
         if job_id not in self._running and job_id not in self._ending:
-            _, pending = await self.listing()
-            if (
-                all(job.id != job_id for job in pending)
-                and job_id not in self._elsewhere
-                and not future.done()
-            ):
-                self._waiting.pop(job_id, None)
+            running, pending = await self.listing()
+            known = job_id in self._elsewhere or any(job.id == job_id for job in (*running, *pending))
+            if not known and not future.done():
+                self._waiting[job_id].remove(future)
                 raise KeyError(f"job {job_id} is not in the queue")
         return await future
 
@@ -379,14 +378,25 @@ class JobQueue:
                 continue
             try:
                 while self._room > 0 and (job := await self._line.take()) is not None:
-                    self._elsewhere.pop(job.id, None)
-                    running = self._running[job.id] = _Running(job, begun=False, told={})
-                    self._set_off(running)
+                    self._take_up(job)
             except StoreError as error:
                 log.error("no job could be taken from the store, trying again in %.1f s: %s", _POLL_S, error)
                 await self._woken(_POLL_S)
                 continue
             await self._woken(_POLL_S if self._shared is not None else None)
+
+    def _take_up(self, job: Job) -> None:
+        """Run a job that was taken out of the line."""
+        # The numbers that servers give go on from each other's.
+        self._next_number = max(self._next_number, int(abs(job.number)) + 1)
+        self._elsewhere.pop(job.id, None)
+        before = self._running.get(job.id)
+        if job.id in self._ending or (before is not None and not before.lost):
+            return  # this server's own lease ran out, and now it has it again: all goes on
+        running = self._running[job.id] = _Running(job, begun=False, told={})
+        if before is not None:
+            running.after = before.task
+        self._set_off(running)
 
     async def _woken(self, seconds: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -399,6 +409,8 @@ class JobQueue:
         """A job's way from the line to the history."""
         job = running.job
         before = [ending.task for ending in self._ending.values() if ending.task is not None]
+        if running.after is not None:
+            await asyncio.wait([running.after])
         if job.attempts >= self._max_attempts and not running.begun:
             await self._give_up(running)
             return
@@ -406,7 +418,10 @@ class JobQueue:
             await self._begin(running)
             if before:  # what ended before is told before
                 await asyncio.wait(before)
-            if self._stopping or running.lost:
+            if running.lost:
+                self._drop(running)
+                return
+            if self._stopping:
                 return
             outcome = await self._execute(running)
         except _NotBegun:
@@ -435,6 +450,8 @@ class JobQueue:
                 self._changed()
                 await asyncio.wait([running.waiting])
                 running.waiting = None
+            if running.lost:
+                raise LeaseLostError("the lease ran out while it waited")
             if running.cancelled or self._stopping:
                 raise _NotBegun
             running.job.attempts += 1
@@ -510,17 +527,27 @@ class JobQueue:
         elif job.attempts >= self._max_attempts:
             await self._end(running, _crashed(job, str(error)))
         else:
-            await self._durably(lambda: self._line.give_back(job))
+            try:
+                await self._durably(lambda: self._line.give_back(job))
+            except LeaseLostError as lost:
+                self._drop(running, lost)
+                return
             self._running.pop(job.id, None)
+            if self._shared is not None:
+                self._elsewhere[job.id] = job
             self._wake.set()
             self._changed()
 
     def _drop(self, running: _Running, error: LeaseLostError | None = None) -> None:
         """Another server runs the job now: what became of it here is void."""
-        log.warning("job %s is run by another server now: %s", running.job.id, error or "the lease ran out")
-        self._running.pop(running.job.id, None)
-        self._elsewhere[running.job.id] = running.job
+        job = running.job
+        log.warning("job %s was lost, another server may run it: %s", job.id, error or "the lease ran out")
+        if self._running.get(job.id) is running:
+            del self._running[job.id]
+        if job.id not in self._running:
+            self._elsewhere[job.id] = job
         self._wake.set()
+        self._changed()
 
     async def _durably(self, change: Callable[[], Awaitable[None]]) -> None:
         """Make a change in the store, however long the store needs to get well again: a job is not lost."""
@@ -573,44 +600,68 @@ class JobQueue:
     async def _watch(self, store: SharedJobStore) -> None:
         """Renew the leases, and learn what other servers did."""
         renew_every = store.lease_s / 3
-        renewed = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        renewed = clock()
         while True:
             await asyncio.sleep(min(_POLL_S, renew_every))
+            begun = clock()
             try:
-                renewal = await store.renew()
-                renewed = asyncio.get_running_loop().time()
-                for running in list(self._running.values()):
-                    if running.job.id in renewal.to_cancel:
-                        running.cancelled = True
-                        self._interrupt(running)
-                    elif running.executing and running.job.id not in renewal.held:
-                        running.lost = True
-                        self._interrupt(running)
+                async with asyncio.timeout_at(max(renewed + store.lease_s, begun + renew_every)):
+                    await self._renew(store)
+                renewed = begun
+            except (StoreError, TimeoutError) as error:
+                log.error("the leases on the running jobs could not be renewed: %s", error or "no answer")
+                if clock() - renewed > store.lease_s:
+                    for running in self._running.values():
+                        self._lose(running)
+                continue
+            try:
                 await self._learn_what_ended(store)
                 before = self.remaining
                 await self._line.refresh(len(self._running) + len(self._ending))
                 if self.remaining != before:
                     self._changed()
             except StoreError as error:
-                log.error("the leases on the running jobs could not be renewed: %s", error)
-                if asyncio.get_running_loop().time() - renewed > store.lease_s:
-                    for running in self._running.values():
-                        running.lost = True
-                        self._interrupt(running)
+                log.error("what other servers did could not be read: %s", error)
+
+    async def _renew(self, store: SharedJobStore) -> None:
+        asked = [running for running in self._all if not running.lost]
+        # The answer knows nothing of those that are just being stored.
+        stored = [running for running in asked if running.task is not None]
+        renewal = await store.renew([running.job.id for running in asked])
+        for running in stored:
+            if self._running.get(running.job.id) is not running:
+                continue  # it has run meanwhile
+            if running.job.id not in renewal.held:
+                self._lose(running)
+            elif running.job.id in renewal.to_cancel:
+                running.cancelled = True
+                self._interrupt(running)
+
+    def _lose(self, running: _Running) -> None:
+        running.lost = True
+        self._interrupt(running)
 
     async def _learn_what_ended(self, store: SharedJobStore) -> None:
         """Tell the clients of this server how their jobs ended that another one ran."""
-        for job_id in await store.ended(list(self._elsewhere)) if self._elsewhere else ():
-            job = self._elsewhere.pop(job_id, None)
-            if job is None or job_id in self._running or job_id in self._ending:
-                continue
+        here = self._running.keys() | self._ending.keys()
+        awaited = [job_id for job_id in self._waiting if job_id not in self._elsewhere and job_id not in here]
+        asked = [*self._elsewhere, *awaited]
+        for job_id in await store.ended(asked) if asked else ():
             detail = await store.get(job_id)
+            job = self._elsewhere.pop(job_id, None)
+            if job_id in self._running or job_id in self._ending:
+                continue
             if detail is not None and detail.outcome is not None:
                 outcome = detail.outcome
-                self._events.emit(ending_of(job, outcome))
-                self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
             else:
                 outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
+            if job is None:
+                self._tell_awaiting(job_id, outcome)
+                continue
+            if detail is not None and detail.outcome is not None:
+                self._events.emit(ending_of(job, outcome))
+                self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
             self._resolve(job, outcome)
 
     # --- telling ------------------------------------------------------------------------------------------------
@@ -629,7 +680,10 @@ class JobQueue:
                 seconds=None if ran is None else ran / 1000,
             )
         )
-        for future in self._waiting.pop(job.id, ()):
+        self._tell_awaiting(job.id, outcome)
+
+    def _tell_awaiting(self, job_id: str, outcome: Outcome) -> None:
+        for future in self._waiting.pop(job_id, ()):
             if not future.done():
                 future.set_result(outcome)
 

@@ -162,12 +162,16 @@ class SharedJobStore(JobStore, Protocol):
     async def take(self) -> Job | None:
         """Take the next job, one whose lease ran out before all that wait; None when there is none.
 
-        No two servers get the same. `job.attempts` is what was counted before.
+        No two servers get the same. `job.attempts` is what was counted before. It may be a job of this very server.
         """
         ...
 
-    async def renew(self) -> Renewal:
-        """Prolong all of this server's leases by `lease_s` from now."""
+    async def renew(self, ids: Collection[str]) -> Renewal:
+        """Prolong this server's leases on these jobs: they last `lease_s` from now.
+
+        One that has run out, and that nobody took, is prolonged too. Those that are not named run out: what was taken
+        while the connection broke is known to the store alone.
+        """
         ...
 
     async def listing(self, user: str | None = None) -> tuple[list[Job], list[Job]]:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from comfyk.jobs.store import StoreError
+from comfyk.jobs import StoreError
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+Synchronous = Literal["normal", "full"]
 READERS = 2
 """Threads that read, each with a connection; the writer has one more."""
+_KEEPALIVES = {"idle": 10, "interval": 5, "count": 3}
+"""Seconds of silence, seconds between questions, and how many go unanswered before a connection is given up."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -67,20 +70,50 @@ def make_sqlite_file(path: Path) -> None:
         ) from error
 
 
-def open_engine(url: URL, *, synchronous: Literal["normal", "full"], busy_timeout_s: float) -> Engine:
-    """An engine for `url`, as `parse_url` returns it. Nothing is connected yet."""
-    pool: dict[str, Any] = {"pool_size": READERS + 1, "max_overflow": 0}
+def open_engine(
+    url: URL,
+    *,
+    synchronous: Synchronous,
+    busy_timeout_s: float,
+    schema: str | None = None,
+    give_way_s: float | None = None,
+    connections: int = READERS + 1,
+) -> Engine:
+    """An engine for `url`, as `parse_url` returns it. Nothing is connected yet.
+
+    PostgreSQL: tables are looked for in `schema`, and made there. A transaction in which this process does nothing for
+    `give_way_s` is ended, so that a process that was stopped keeps others waiting no longer.
+    """
+    pool: dict[str, Any] = {"pool_size": connections, "max_overflow": 0}
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **pool)
         event.listen(engine, "connect", _sqlite_pragmas(synchronous))
         return engine
-    name = f"comfyk, process {os.getpid()} on {socket.gethostname()}"
+    connect_args: dict[str, Any] = {
+        "application_name": f"comfyk, process {os.getpid()} on {socket.gethostname()}",
+        # A server that is gone without a word is noticed within half a minute, and so are we there (below).
+        "connect_timeout": 10,
+        **{f"keepalives_{name}": value for name, value in _KEEPALIVES.items()},
+        "tcp_user_timeout": 25_000,
+    }
+    connect_args = {name: value for name, value in connect_args.items() if name not in url.query}
     try:
-        return create_engine(url, connect_args={"application_name": name}, pool_pre_ping=True, **pool)
+        engine = create_engine(url, connect_args=connect_args, pool_pre_ping=True, **pool)
     except ImportError as error:
         raise StoreError(
             "PostgreSQL needs the driver psycopg. Run `pip install 'comfyk-storage[postgresql]'`."
         ) from error
+    settings = {
+        **{f"tcp_keepalives_{name}": str(value) for name, value in _KEEPALIVES.items()},
+        "lock_timeout": f"{max(round(busy_timeout_s * 1000), 1)}ms",
+    }
+    if give_way_s is not None:
+        settings["idle_in_transaction_session_timeout"] = f"{round(give_way_s * 1000)}ms"
+    if schema is not None:
+        settings["search_path"] = schema
+    # Before SQLAlchemy's own, which asks for the schema that tables are in.
+    event.listen(engine, "connect", _postgres_settings(settings), insert=True)
+    return engine
 
 
 def still_there(file: Path) -> Callable[[], None]:
@@ -115,5 +148,16 @@ def _sqlite_pragmas(synchronous: str) -> Any:
         # Up to 8 MB, taken as needed: room for the few hundred entries that the web UI asks for.
         cursor.execute("PRAGMA cache_size=-8000")
         cursor.close()
+
+    return on_connect
+
+
+def _postgres_settings(settings: dict[str, str]) -> Any:
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for name, value in settings.items():
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+        connection.autocommit = False
 
     return on_connect

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from comfyk.jobs.store import StoreError
+from comfyk.jobs import StoreError
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -36,6 +36,10 @@ class DisconnectedError(StoreError):
     """The connection to the database server was lost; it is unknown whether the last change was kept."""
 
 
+class ConflictError(StoreError):
+    """Another server's change was in the way; the same change may succeed now."""
+
+
 def store_error(error: Exception, place: str) -> StoreError:
     """The StoreError that says what `error` means for the database at `place`."""
     if isinstance(error, StoreError):
@@ -45,6 +49,11 @@ def store_error(error: Exception, place: str) -> StoreError:
         return DisconnectedError(
             f"{place}: the connection was lost ({_line(cause)}). It is opened anew as needed."
         )
+    state = getattr(cause, "sqlstate", None)
+    if state in ("40001", "40P01"):
+        return ConflictError(f"{place}: another server's change was in the way. Try again ({_line(cause)}).")
+    if state == "55P03":
+        return BusyError(f"{place}: {_LOCKED} ({_line(cause)}).")
     if isinstance(cause, sqlite3.Error):
         name = getattr(cause, "sqlite_errorname", "")
         for prefix, advice in _SQLITE_ADVICE.items():

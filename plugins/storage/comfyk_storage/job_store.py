@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Any, TypeVar
 
-from comfyk.jobs.history import finished_detail
-from comfyk.jobs.model import Job, JobStatus, Outcome
-from comfyk.jobs.store import (
+from comfyk.jobs import (
     DuplicateJobError,
+    Job,
     JobDetail,
     JobQuery,
+    JobStatus,
     JobSummary,
+    Outcome,
     StoreError,
     UnknownJobError,
+    finished_detail,
 )
 from sqlalchemy import Connection, Engine, bindparam, case, delete, func, select, update
 from sqlalchemy.sql import Executable
 
 from comfyk_storage.engine import (
     READERS,
+    Synchronous,
     make_sqlite_file,
     open_engine,
     parse_url,
@@ -29,8 +32,9 @@ from comfyk_storage.engine import (
     still_there,
 )
 from comfyk_storage.errors import describe, store_error
-from comfyk_storage.lock import FileLock, lock_postgres
+from comfyk_storage.lock import FileLock
 from comfyk_storage.migrations import prepare
+from comfyk_storage.recent import RecentEntries
 from comfyk_storage.retention import Retention
 from comfyk_storage.schema import SUMMARY, finished_row, jobs, read_job, read_summary, unfinished_row
 from comfyk_storage.writer import Change, Writer
@@ -38,16 +42,16 @@ from comfyk_storage.writer import Change, Writer
 T = TypeVar("T")
 
 _ENDED = jobs.c.history_seq.is_not(None)
-_THIS = jobs.c.id == bindparam("job_id")
+THIS = jobs.c.id == bindparam("job_id")
 _THIS_USER = jobs.c.user == bindparam("job_user")
 
 # Each of these sets what the change's rows hold; one object each, because changes of one object run together.
-_START = update(jobs).where(_THIS, jobs.c.history_seq.is_(None))
-_FINISH = update(jobs).where(_THIS, jobs.c.history_seq.is_(None))
-_REQUEUE = update(jobs).where(_THIS, jobs.c.history_seq.is_(None))
-_RENUMBER = update(jobs).where(_THIS, jobs.c.history_seq.is_(None))
-_REMOVE = delete(jobs).where(_THIS, jobs.c.status == JobStatus.PENDING.value)
-_DELETE = delete(jobs).where(_THIS, _ENDED)
+_START = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
+_FINISH = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
+_REQUEUE = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
+_RENUMBER = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
+_REMOVE = delete(jobs).where(THIS, jobs.c.status == JobStatus.PENDING.value)
+_DELETE = delete(jobs).where(THIS, _ENDED)
 _DELETE_OF_USER = _DELETE.where(_THIS_USER)
 _CLEAR = delete(jobs).where(_ENDED)
 _CLEAR_OF_USER = _CLEAR.where(_THIS_USER)
@@ -58,80 +62,92 @@ _UNFINISHED = (
     .order_by(case((jobs.c.attempts > 0, 0), else_=1), jobs.c.number, jobs.c.seq)
 )
 _HISTORY = select(jobs.c.id, jobs.c.entry).where(_ENDED)
-_ENTRY = select(jobs.c.entry).where(_THIS, _ENDED)
-_ONE = select(*SUMMARY, jobs.c.user, jobs.c.attempts, jobs.c.body, jobs.c.sensitive, jobs.c.entry).where(
-    _THIS
-)
+_ENTRY = select(jobs.c.entry).where(THIS, _ENDED)
+_ONE = select(*SUMMARY, jobs.c.user, jobs.c.attempts, jobs.c.body, jobs.c.sensitive, jobs.c.entry).where(THIS)
 
 
 class SqlJobStore:
-    """A `JobStore` in SQLite or PostgreSQL. One thread writes, two read; the event loop waits for none."""
+    """A `JobStore` in a SQLite file. One thread writes, two read; the event loop waits for none.
 
-    def __init__(self, engine: Engine, writer: Writer, lock: FileLock | None, place: str, ended: int) -> None:
-        """For `open`. `ended` is the last `history_seq` in use."""
+    What PostgreSQL does otherwise is in `comfyk_storage.shared_store`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        writer: Writer,
+        place: str,
+        *,
+        release: Callable[[], None],
+        recent: RecentEntries,
+    ) -> None:
+        """For `open`. `release` is called when all is closed."""
         self._engine = engine
         self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._readers = ThreadPoolExecutor(READERS, "comfyk-storage-reader")
         self._writer = writer
-        self._lock = lock
         self._place = place
-        self._ended = ended
+        self._release = release
+        self._recent = recent
+        self._ended = 0
         self._closed = False
-        self._add = _insert_unless_taken(engine.dialect.name)
+        self._add = insert_unless_taken(engine.dialect.name)
 
     @classmethod
     def open(
         cls,
         database_url: str,
         *,
-        synchronous: Literal["normal", "full"] = "normal",
+        synchronous: Synchronous = "normal",
         history_limit: int = 10_000,
         history_max_age_days: int | None = None,
         busy_timeout_s: float = 5,
+        server_name: str = "",
+        lease_s: float = 30,
     ) -> SqlJobStore:
         """Open the store at `database_url`, creating or upgrading its tables; blocks for some milliseconds.
 
+        In PostgreSQL, where it is a `SharedJobStore`, `server_name` is this server's, by default the machine's.
         Raises StoreError, whose message says what to do, when that is impossible; then nothing was deleted
         or overwritten.
         """
         url = parse_url(database_url)
         file = sqlite_path(url)
+        if file is None:
+            from comfyk_storage.shared_store import open_shared
+
+            return open_shared(
+                url, server_name, lease_s, history_limit, history_max_age_days, busy_timeout_s=busy_timeout_s
+            )
         place = describe(url, file)
-        lock = None
-        if file is not None:
-            make_sqlite_file(file)
-            lock = FileLock(file.with_name(file.name + ".lock"), file)
+        make_sqlite_file(file)
+        lock = FileLock(file.with_name(file.name + ".lock"), file)
         engine = open_engine(url, synchronous=synchronous, busy_timeout_s=busy_timeout_s)
 
         def connect() -> Connection:
             # The writer tells by the counts of changed rows whose change found nothing to do.
-            connection = engine.connect().execution_options(preserve_rowcount=True)
-            try:
-                if file is None:
-                    lock_postgres(connection)
-            except BaseException:
-                connection.close()
-                raise
-            return connection
+            return engine.connect().execution_options(preserve_rowcount=True)
 
         connection: Connection | None = None
         try:
             connection = connect()
             prepare(connection, place, file)
-            retention = Retention(connection, history_limit, history_max_age_days)
-            retention.count = retention.apply(connection, 0)
+            retention = Retention(history_limit, history_max_age_days)
+            retention.clean(connection)
             _put_back(connection)
             ended = connection.scalar(select(func.max(jobs.c.history_seq))) or 0
             connection.commit()
-            writer = Writer(connection, connect, retention, place, *([still_there(file)] if file else ()))
-            return cls(engine, writer, lock, place, ended)
+            writer = Writer(connection, connect, retention, place, still_there(file))
         except Exception as error:
             if connection is not None:
                 connection.close()
             engine.dispose()
-            if lock is not None:
-                lock.release()
+            lock.release()
             raise store_error(error, place) from error
+        recent = RecentEntries(history_limit, history_max_age_days)
+        store = cls(engine, writer, place, release=lock.release, recent=recent)
+        store._ended = ended
+        return store
 
     async def close(self) -> None:
         if self._closed:
@@ -140,15 +156,10 @@ class SqlJobStore:
         await asyncio.get_running_loop().run_in_executor(self._readers, self._writer.close)
         self._readers.shutdown()
         self._engine.dispose()
-        if self._lock is not None:
-            self._lock.release()
+        self._release()
 
     async def add(self, job: Job, started_at: int | None = None) -> None:
-        try:
-            row = unfinished_row(job, started_at)
-        except ValueError as error:
-            raise StoreError(f"Job {job.id} cannot be written as JSON: {error}") from error
-        await self._writer.submit(Change(self._add, [row], unchanged=lambda: _duplicate(job)))
+        await self._writer.submit(Change(self._add, [row_of(job, started_at)], unchanged=duplicate(job)))
 
     async def start(self, job: Job, started_at: int) -> None:
         row = {
@@ -157,7 +168,7 @@ class SqlJobStore:
             "attempts": job.attempts,
             "started_at": started_at,
         }
-        await self._writer.submit(Change(_START, [row], unchanged=lambda: _unknown(job)))
+        await self._writer.submit(Change(_START, [row], unchanged=_unknown(job)))
 
     async def requeue(self, job: Job) -> None:
         row = {
@@ -166,12 +177,18 @@ class SqlJobStore:
             "attempts": job.attempts,
             "started_at": None,
         }
-        await self._writer.submit(Change(_REQUEUE, [row], unchanged=lambda: _unknown(job)))
+        await self._writer.submit(Change(_REQUEUE, [row], unchanged=_unknown(job)))
 
     async def finish(self, job: Job, outcome: Outcome) -> None:
         self._ended += 1
         row = {"job_id": job.id, "history_seq": self._ended, **finished_row(job, outcome)}
-        await self._writer.submit(Change(_FINISH, [row], history=1, unchanged=lambda: _unknown(job)))
+        entry: bytes = row["entry"]
+
+        def remember() -> None:
+            self._recent.add(job.id, job.user, outcome.finished_at, entry)
+
+        change = Change(_FINISH, [row], history=1, unchanged=_unknown(job), committed=remember)
+        await self._writer.submit(change)
 
     async def renumber(self, job: Job) -> None:
         await self._writer.submit(Change(_RENUMBER, [{"job_id": job.id, "number": job.number}]))
@@ -180,18 +197,27 @@ class SqlJobStore:
         await self._writer.submit(Change(_REMOVE, [{"job_id": job_id} for job_id in ids]))
 
     async def delete_history(self, ids: Collection[str], user: str | None = None) -> None:
+        wanted = list(ids)
+
+        def forget() -> None:
+            self._recent.forget(wanted, user)
+
         if user is None:
-            change = Change(_DELETE, [{"job_id": job_id} for job_id in ids], history=-1)
+            rows = [{"job_id": job_id} for job_id in wanted]
+            change = Change(_DELETE, rows, history=-1, committed=forget)
         else:
-            rows = [{"job_id": job_id, "job_user": user} for job_id in ids]
-            change = Change(_DELETE_OF_USER, rows, history=-1)
+            rows = [{"job_id": job_id, "job_user": user} for job_id in wanted]
+            change = Change(_DELETE_OF_USER, rows, history=-1, committed=forget)
         await self._writer.submit(change)
 
     async def clear_history(self, user: str | None = None) -> None:
+        def forget() -> None:
+            self._recent.forget(None, user)
+
         if user is None:
-            change = Change(_CLEAR, [{}], history=-1)
+            change = Change(_CLEAR, [{}], history=-1, committed=forget)
         else:
-            change = Change(_CLEAR_OF_USER, [{"job_user": user}], history=-1)
+            change = Change(_CLEAR_OF_USER, [{"job_user": user}], history=-1, committed=forget)
         await self._writer.submit(change)
 
     async def unfinished(self) -> list[Job]:
@@ -218,6 +244,9 @@ class SqlJobStore:
         return await self._read(read)
 
     async def history_entry(self, job_id: str, user: str | None = None) -> bytes | None:
+        recent = self._recent.get(job_id)
+        if recent is not None and not self._closed:
+            return recent.entry if user in (None, recent.user) else None
         query = _ENTRY if user is None else _ENTRY.where(jobs.c.user == user)
         return await self._read(lambda connection: connection.scalar(query, {"job_id": job_id}))
 
@@ -278,7 +307,7 @@ def _put_back(connection: Connection) -> None:
         )
 
 
-def _insert_unless_taken(dialect: str) -> Executable:
+def insert_unless_taken(dialect: str, **values: Any) -> Executable:
     """An insert that changes nothing when the id is taken. Only the dialect in use is imported."""
     if dialect == "sqlite":
         from sqlalchemy.dialects.sqlite import insert
@@ -286,12 +315,27 @@ def _insert_unless_taken(dialect: str) -> Executable:
         return insert(jobs).inline().on_conflict_do_nothing(index_elements=["id"])
     from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
-    return postgres_insert(jobs).inline().on_conflict_do_nothing(index_elements=["id"])
+    return postgres_insert(jobs).inline().values(**values).on_conflict_do_nothing(index_elements=["id"])
 
 
-def _duplicate(job: Job) -> StoreError:
-    return DuplicateJobError(f"There is a job with the id {job.id} already; choose another id.")
+def row_of(job: Job, started_at: int | None) -> dict[str, Any]:
+    """The row of a job that came in. Raises StoreError when it has no JSON form."""
+    try:
+        return unfinished_row(job, started_at)
+    except ValueError as error:
+        raise StoreError(f"Job {job.id} cannot be written as JSON: {error}") from error
 
 
-def _unknown(job: Job) -> StoreError:
+def duplicate(job: Job) -> Callable[[Connection], StoreError]:
+    """What is wrong when a job could not be added."""
+    return lambda _connection: DuplicateJobError(
+        f"There is a job with the id {job.id} already; choose another id."
+    )
+
+
+def unknown(job: Job) -> UnknownJobError:
     return UnknownJobError(f"Job {job.id} is not in the queue: it was removed or has ended.")
+
+
+def _unknown(job: Job) -> Callable[[Connection], StoreError]:
+    return lambda _connection: unknown(job)

@@ -1,7 +1,7 @@
-"""One server per database: two of them would run every job twice.
+"""One server per SQLite file: two of them would run every job twice.
 
-Beside a SQLite file `NAME.lock` is locked for as long as the store is open; the system lets go of it when the
-process ends, however it ends. In PostgreSQL an advisory lock on the writer's connection does the same.
+Beside the file `NAME.lock` is locked for as long as it is open; the system lets go of it when the process ends,
+however it ends.
 """
 
 from __future__ import annotations
@@ -10,11 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from comfyk.jobs.store import StoreError
-from sqlalchemy import Connection, text
-
-_POSTGRES_KEY = 0x636F6D66796B
-"""The advisory lock's number: "comfyk" in ASCII."""
+from comfyk.jobs import StoreError
 
 
 class FileLock:
@@ -44,28 +40,6 @@ class FileLock:
     def release(self) -> None:
         """Let go. The file stays: deleting it would let two owners lock two different files."""
         os.close(self._fd)
-
-
-def lock_postgres(connection: Connection) -> None:
-    """Take the database's advisory lock for the life of `connection`. Raises StoreError when it is taken."""
-    taken = connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _POSTGRES_KEY})
-    if taken:
-        connection.commit()
-        return
-    holder = connection.execute(
-        text(
-            "SELECT a.application_name, a.client_addr "
-            "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
-            "WHERE l.locktype = 'advisory' AND l.granted AND l.database = a.datid "
-            "AND ((l.classid::bigint << 32) | l.objid::bigint) = :key"
-        ),
-        {"key": _POSTGRES_KEY},
-    ).first()
-    who = f"{holder[0]}, connected from {holder[1] or 'this machine'}" if holder else "unknown"
-    raise StoreError(
-        f"The PostgreSQL database {connection.engine.url.database} is in use by another comfyk ({who}). "
-        "Stop that one, or give this one its own database with storage.database_url."
-    )
 
 
 if sys.platform == "win32":

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, bindparam, delete, func, select
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from comfyk_storage.schema import jobs
+from comfyk_storage.schema import history_count, jobs
+
+if TYPE_CHECKING:
+    from comfyk_storage.writer import Change
 
 _HOUR = 3600
 _DAY_MS = 86_400_000
@@ -19,17 +24,31 @@ _DROP_OLDEST = delete(jobs).where(
     )
 )
 _DROP_OLDER = delete(jobs).where(_ENDED, jobs.c.finished_at < bindparam("cutoff"))
+_TAKE_NUMBERS = (
+    update(history_count)
+    .values(last_seq=history_count.c.last_seq + bindparam("wanted"))
+    .returning(history_count.c.last_seq, history_count.c.finished)
+)
+_SET_FINISHED = update(history_count).values(finished=bindparam("now_finished"))
 
 
 class Retention:
     """Drops history in the transactions that add to it; counts along, so as not to ask each time."""
 
-    def __init__(self, connection: Connection, limit: int, max_age_days: int | None) -> None:
-        self.count: int = connection.scalar(_COUNT) or 0
+    def __init__(self, limit: int, max_age_days: int | None) -> None:
+        self.count = 0
         """Finished jobs, as of the last commit."""
         self._limit = limit
         self._max_age_days = max_age_days
         self._next_check = 0.0
+
+    def clean(self, connection: Connection) -> None:
+        """Count, and drop what is too much or too old now."""
+        self.count = connection.scalar(_COUNT) or 0
+        self.count = self.apply(connection, 0)
+
+    def begin(self, connection: Connection, changes: Sequence[Change]) -> None:
+        """Called before a transaction's changes."""
 
     def apply(self, connection: Connection, added: int) -> int:
         """Drop what is too much or (looked for once an hour) too old; returns how many are left.
@@ -44,3 +63,40 @@ class Retention:
             cutoff = int(time.time() * 1000) - self._max_age_days * _DAY_MS
             count -= connection.execute(_DROP_OLDER, {"cutoff": cutoff}).rowcount
         return count
+
+
+class SharedRetention(Retention):
+    """The same where several servers add to one history: they count in the database, one after the other.
+
+    It also numbers the jobs that end, in the order in which they are committed.
+    """
+
+    def __init__(self, limit: int, max_age_days: int | None) -> None:
+        super().__init__(limit, max_age_days)
+        self._begun = False
+        self._last_seq = 0
+
+    def begin(self, connection: Connection, changes: Sequence[Change]) -> None:
+        """Lock the count, if this is about the history, before anything else is locked."""
+        self._begun = any(change.history for change in changes)
+        if self._begun:
+            ending = [row for change in changes if change.history > 0 for row in change.rows]
+            self._lock(connection, len(ending))
+            for number, row in enumerate(ending, self._last_seq - len(ending) + 1):
+                row["history_seq"] = number
+
+    def apply(self, connection: Connection, added: int) -> int:
+        """As above; nothing happens in a transaction that is not about the history."""
+        if not self._begun:
+            return self.count
+        count = super().apply(connection, added)
+        connection.execute(_SET_FINISHED, {"now_finished": count})
+        return count
+
+    def clean(self, connection: Connection) -> None:
+        self._begun = True
+        self._lock(connection, 0)
+        self.apply(connection, 0)
+
+    def _lock(self, connection: Connection, wanted: int) -> None:
+        self._last_seq, self.count = connection.execute(_TAKE_NUMBERS, {"wanted": wanted}).one()

@@ -15,7 +15,9 @@ from comfyk.jobs.store import JobSummary
 from comfyk.wire import dumps
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
+    DateTime,
     Double,
     Index,
     Integer,
@@ -27,7 +29,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/versions`: what this module describes."""
 
 metadata = MetaData()
@@ -56,6 +58,14 @@ jobs = Table(
     Column("body", LargeBinary, comment="JSON; null once ended"),
     Column("sensitive", LargeBinary, comment="JSON; null once ended"),
     Column("entry", LargeBinary, comment="JSON of the history entry; null until ended"),
+    # These three are for the servers that share a PostgreSQL; elsewhere they stay null.
+    Column("owner", Text, comment="the server that took the job last"),
+    Column(
+        "lease_until",
+        DateTime(timezone=True),
+        comment="by the clock of the database; null when nobody runs it",
+    ),
+    Column("cancel_requested", Boolean, comment="true: whoever runs it is to cancel it"),
 )
 Index("ix_comfyk_jobs_history", jobs.c.history_seq, unique=True)
 # Each order in which jobs are listed has an index that also answers the filters, so that neither a page nor
@@ -63,6 +73,17 @@ Index("ix_comfyk_jobs_history", jobs.c.history_seq, unique=True)
 Index("ix_comfyk_jobs_created", jobs.c.created_at, jobs.c.seq, jobs.c.status, jobs.c.user, jobs.c.workflow_id)
 Index("ix_comfyk_jobs_duration", jobs.c.duration, jobs.c.seq, jobs.c.status, jobs.c.user, jobs.c.workflow_id)
 Index("ix_comfyk_jobs_status", jobs.c.status, jobs.c.created_at, jobs.c.seq)
+
+shared_metadata = MetaData()
+"""What a PostgreSQL has beside `metadata`."""
+
+history_count = Table(
+    "comfyk_history_count",
+    shared_metadata,
+    Column("last_seq", BigInteger, nullable=False, comment="the last history_seq that was given"),
+    Column("finished", BigInteger, nullable=False, comment="how many jobs of comfyk_jobs have ended"),
+)
+"""One row. Whoever adds to the history or takes from it locks it first, so that servers agree on both numbers."""
 
 SUMMARY = (
     jobs.c.id,

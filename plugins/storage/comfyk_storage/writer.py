@@ -7,6 +7,7 @@ transaction was written goes into the next one. Each caller is told only after t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,15 +15,18 @@ from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from comfyk.jobs.store import StoreError
-from sqlalchemy import Connection
+from comfyk.jobs import StoreError
+from sqlalchemy import Connection, CursorResult
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import Executable
 
-from comfyk_storage.errors import BusyError, DisconnectedError, store_error
+from comfyk_storage.errors import BusyError, ConflictError, DisconnectedError, store_error
 from comfyk_storage.retention import Retention
 
 BATCH = 1000
 """Changes in one transaction, at most."""
+_TRIES = 5
+"""How often a change is tried that gets in the way of another server's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +37,12 @@ class Change:
     rows: list[dict[str, Any]]
     history: int = 0
     """What each changed row does to the number of finished jobs: 1, 0 or -1."""
-    unchanged: Callable[[], StoreError] | None = None
+    unchanged: Callable[[Connection], StoreError] | None = None
     """The caller's error when no row was changed; None when that is fine."""
+    result: Callable[[CursorResult[Any]], Any] | None = None
+    """What the caller gets of the statement's result. Such a change has one row."""
+    committed: Callable[[], None] | None = None
+    """Called once it is durable, on the caller's loop, in the order of the changes."""
 
 
 class _NothingChanged(Exception):
@@ -44,7 +52,7 @@ class _NothingChanged(Exception):
 @dataclass(slots=True, eq=False)
 class _Waiting:
     change: Change
-    future: asyncio.Future[None]
+    future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
 
 
@@ -70,13 +78,13 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="comfyk-storage-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, change: Change) -> asyncio.Future[None]:
-        """Queue a change; the future is done when it is durable, or fails with StoreError.
+    def submit(self, change: Change) -> asyncio.Future[Any]:
+        """Queue a change; the future has its result when it is durable, or fails with StoreError.
 
         A caller that stops waiting does not stop the change.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[Any] = loop.create_future()
         if self._closed:
             future.set_exception(StoreError(f"{self._place} has been closed; start the server again."))
         else:
@@ -89,7 +97,8 @@ class Writer:
         self._queue.put(None)
         self._thread.join()
         if self._connection is not None:
-            self._connection.close()
+            with contextlib.suppress(SQLAlchemyError):  # the database has closed it before us
+                self._connection.close()
 
     def _run(self) -> None:
         last = False
@@ -109,60 +118,79 @@ class Writer:
                 batch.append(waiting)
             self._answer(batch, self._write(batch))
 
-    def _answer(self, batch: list[_Waiting], errors: list[StoreError | None]) -> None:
+    def _answer(self, batch: list[_Waiting], results: list[Any]) -> None:
         def resolve() -> None:
-            for waiting, error in zip(batch, errors, strict=True):
+            for waiting, result in zip(batch, results, strict=True):
+                failed = isinstance(result, StoreError)
+                if waiting.change.committed is not None and not failed:
+                    waiting.change.committed()
                 if waiting.future.done():
                     continue
-                if error is None:
-                    waiting.future.set_result(None)
+                if failed:
+                    waiting.future.set_exception(result)
                 else:
-                    waiting.future.set_exception(error)
+                    waiting.future.set_result(result)
 
         try:
             batch[0].loop.call_soon_threadsafe(resolve)
         except RuntimeError:
             pass  # the loop is closed: nobody waits
 
-    def _write(self, batch: list[_Waiting]) -> list[StoreError | None]:
-        """Write the batch as one, or, when a change fails for a reason of its own, each by itself."""
+    def _write(self, batch: list[_Waiting]) -> list[Any]:
+        """Write the batch as one, or, when a change fails for a reason of its own, each by itself.
+
+        Returns what each caller gets: a result, or a StoreError.
+        """
         changes = [waiting.change for waiting in batch]
         try:
-            self._transaction(changes)
+            return self._transaction(changes)
         except (BusyError, DisconnectedError) as error:
             # It would be the same for each: do not wait as often.
             return [error] * len(batch)
         except (_NothingChanged, StoreError) as error:
-            if len(batch) == 1:
+            if len(batch) == 1 and not isinstance(error, ConflictError):
                 return [self._own(changes[0], error)]
-        else:
-            return [None] * len(batch)
         return [self._write_one(change) for change in changes]
 
-    def _write_one(self, change: Change) -> StoreError | None:
-        try:
-            self._transaction([change])
-        except (_NothingChanged, StoreError) as error:
-            return self._own(change, error)
+    def _write_one(self, change: Change) -> Any:
+        for tried in range(1, _TRIES + 1):
+            try:
+                return self._transaction([change])[0]
+            except (_NothingChanged, StoreError) as error:
+                if not isinstance(error, ConflictError) or tried == _TRIES:
+                    return self._own(change, error)
         return None
 
     def _own(self, change: Change, error: Exception) -> StoreError:
-        if isinstance(error, _NothingChanged):
-            assert change.unchanged is not None
-            return change.unchanged()
-        return store_error(error, self._place)
+        if not isinstance(error, _NothingChanged):
+            return store_error(error, self._place)
+        connection = self._connection
+        assert change.unchanged is not None and connection is not None
+        try:
+            found = change.unchanged(connection)
+            connection.rollback()
+        except Exception as reason:
+            found = store_error(reason, self._place)
+            self._roll_back(connection, lost=isinstance(found, DisconnectedError))
+        return found
 
-    def _transaction(self, changes: list[Change]) -> None:
+    def _transaction(self, changes: list[Change]) -> list[Any]:
         """Raises StoreError or _NothingChanged, and then nothing of it was kept."""
+        results: dict[int, Any] = {}
         connection: Connection | None = None
         try:
             self._check()
             if self._connection is None:
                 self._connection = self._connect()
             connection = self._connection
+            self._retention.begin(connection, changes)
             history = 0
             for statement, rows, change in _runs(changes):
-                changed = connection.execute(statement, rows[0] if len(rows) == 1 else rows).rowcount
+                found = connection.execute(statement, rows[0] if len(rows) == 1 else rows)
+                if change.result is not None:
+                    results[id(change)] = change.result(found)
+                    continue
+                changed = found.rowcount
                 history += changed * change.history
                 if change.unchanged is not None and changed < len(rows):
                     raise _NothingChanged
@@ -174,6 +202,7 @@ class Writer:
             if connection is not None:
                 self._roll_back(connection, lost=isinstance(failure, DisconnectedError))
             raise failure from error
+        return [results.get(id(change)) for change in changes]
 
     def _roll_back(self, connection: Connection, lost: bool) -> None:
         try:
@@ -188,8 +217,8 @@ class Writer:
 
 
 def _runs(changes: list[Change]) -> Iterator[tuple[Executable, list[dict[str, Any]], Change]]:
-    """Neighbours with the same statement as one, in the order in which they came."""
-    for _, run in groupby(changes, key=lambda change: id(change.statement)):
+    """Neighbours with the same statement as one, in the order in which they came; one with a result by itself."""
+    for _, run in groupby(changes, key=lambda c: id(c.statement if c.result is None else c)):
         same = list(run)
         if rows := [row for change in same for row in change.rows]:
             yield same[0].statement, rows, same[0]

@@ -37,6 +37,7 @@ def read(*words: str) -> DeviceSettings:
 @pytest.mark.parametrize(
     ("words", "field", "value"),
     [
+        ("--cpu", "device", "cpu"),
         ("--lowvram", "vram", "low"),
         ("--novram", "vram", "none"),
         ("--highvram", "vram", "high"),
@@ -175,7 +176,7 @@ def test_devices_of_the_parts(use: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_running_app_says_what_to_use(app: Any) -> None:
     assert settings.cpu_only() is False
-    app.settings.execution.device = "cpu"
+    app.settings.section("device").device = "cpu"
     assert settings.cpu_only() and device.get_torch_device() == CPU
 
 
