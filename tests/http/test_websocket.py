@@ -230,13 +230,15 @@ async def test_plugins_hear_and_send_messages(start: Any) -> None:
     assert plugin.heard == [("me", {"type": "hello"})]
 
 
-async def test_clients_are_told_when_the_server_stops(start: Any) -> None:
+@pytest.mark.parametrize(("restart", "code"), [(False, 1001), (True, 1012)])
+async def test_clients_are_told_when_the_server_stops(start: Any, restart: bool, code: int) -> None:
     server = await start()
+    server.app.request_stop(restart=restart)
     ws = await server.client.ws_connect("/ws")
     await ws.receive_json()
     stopping = asyncio.create_task(server.http.stop())
     message = await ws.receive(5)
-    assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
+    assert (message.type, message.data) == (WSMsgType.CLOSE, code)
     await stopping
 
 

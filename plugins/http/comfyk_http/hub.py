@@ -7,7 +7,8 @@ clients listen, the less each of them costs the job that they listen to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
+from functools import cache
 
 from comfyk.events import (
     Event,
@@ -20,6 +21,7 @@ from comfyk.events import (
     ProgressText,
     QueueChanged,
 )
+from comfyk.tasks import TaskChanged
 from comfyk.wire import dumps
 
 from comfyk_http import binary_messages as binary
@@ -66,16 +68,20 @@ class Hub:
         Without a client, progress and what is not about a job at all goes to everybody, as does the news that a
         job was interrupted; the other messages of the job go to nobody.
         """
-        if not (self._clients and _is_told(event)):
+        if not self._clients:
             return
         if event.client_id is not None:
             client = self._clients.get(event.client_id)
-            if client is not None:
-                client.send(_frame(event, _detailed(client)), _newest(event))
-        elif _for_all(event):
+            if client is not None and _is_told(type(event)):
+                _send((client,), event, _detailed(client))
+        elif _is_for_all(type(event)):
             self._tell_all(event)
 
     def _tell_all(self, event: Event) -> None:
+        if len(self._clients) <= FEW and not self._gathered:
+            for client in self._clients.values():
+                _send((client,), event, _detailed(client))
+            return
         newest = _newest(event)
         key = object() if newest is None else newest
         self._gathered.pop(key, None)
@@ -94,7 +100,8 @@ class Hub:
         for detailed in (False, True):
             clients = [client for client in self._clients.values() if _detailed(client) is detailed]
             if clients:
-                _send(clients, gathered, detailed)
+                for event in gathered.values():
+                    _send(clients, event, detailed)
 
     async def flush(self, seconds: float) -> None:
         """Wait until the clients have been sent everything, at most for so long."""
@@ -111,16 +118,18 @@ def _detailed(client: Client) -> bool:
     return client.flags.get("supports_preview_metadata") is True
 
 
-def _is_told(event: Event) -> bool:
-    """Whether clients hear of it at all: some events are for plugins only."""
-    return bool(event.type) or isinstance(event, Message)
+@cache
+def _is_told(type: type[Event]) -> bool:
+    """Whether clients hear of such events at all: some are for plugins only."""
+    return bool(type.type) or issubclass(type, Message)
 
 
-def _for_all(event: Event) -> bool:
-    """Whether an event that is about no client's job goes to everybody."""
-    if not isinstance(event, JobEvent):
-        return True
-    return isinstance(event, Preview | Progress | ProgressState | ProgressText | ExecutionInterrupted)
+@cache
+def _is_for_all(type: type[Event]) -> bool:
+    """Whether such an event goes to everybody when it is about no client's job."""
+    if not issubclass(type, JobEvent):
+        return _is_told(type)
+    return issubclass(type, Preview | Progress | ProgressState | ProgressText | ExecutionInterrupted)
 
 
 def _newest(event: Event) -> Hashable | None:
@@ -134,6 +143,8 @@ def _newest(event: Event) -> Hashable | None:
             return event.type, event.job_id
         case QueueChanged():
             return event.type
+        case TaskChanged():
+            return event.type, event.task.get("id")
     return None
 
 
@@ -150,8 +161,7 @@ def _frame(event: Event, detailed: bool) -> bytes:
     return text_frame(dumps({"type": event.type, "data": event.data()}))
 
 
-def _send(clients: Sequence[Client], gathered: dict[Hashable, Event], detailed: bool) -> None:
-    for event in gathered.values():
-        frame, newest, patient = _frame(event, detailed), _newest(event), isinstance(event, QueueChanged)
-        for client in clients:
-            client.send(frame, newest, patient=patient)
+def _send(clients: Iterable[Client], event: Event, detailed: bool) -> None:
+    frame, newest, patient = _frame(event, detailed), _newest(event), isinstance(event, QueueChanged)
+    for client in clients:
+        client.send(frame, newest, patient=patient)

@@ -6,9 +6,11 @@ Unknown fields are ignored, since newer clients send more. `comfyk_http.reading`
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from comfyk.jobs import JobStatus
+from comfyk.tasks import TaskStatus
 from comfyk.wire import loads
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -145,6 +147,26 @@ class JobsQuery(Forgiving):
         """None for all. No job has a status that there is not."""
         names = {name.strip().lower() for name in self.status.split(",") if name.strip()}
         return [status for status in JobStatus if status.value in names] if names else None
+
+
+class TasksQuery(Body):
+    task_name: str = ""
+    idempotency_key: str = ""
+    status: str = ""
+    """One or more of `created`, `running`, `completed`, `failed` (and `cancelled`), separated by commas."""
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    sort_order: Literal["asc", "desc"] = "desc"
+    offset: Annotated[Rows, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+    @property
+    def statuses(self) -> list[TaskStatus] | None:
+        """None for all. What was cancelled has failed as well; no task has a status that there is not."""
+        names = {name.strip().lower() for name in self.status.split(",") if name.strip()}
+        if "failed" in names:
+            names.add("cancelled")
+        return [status for status in TaskStatus if status.value in names] if names else None
 
 
 class CancelRequest(Body):

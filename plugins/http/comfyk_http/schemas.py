@@ -5,6 +5,7 @@ Fields that are not always there have a default; the document then does not requ
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -138,7 +139,43 @@ class JobsPage(Part):
 
 class Cancelled(Part):
     cancelled: bool
-    """Whether there was a job to cancel."""
+    """Whether there was something to cancel."""
+
+
+class TaskProgress(Part):
+    value: float
+    total: float
+    """0 while it is not known how much there is to do."""
+    message: str
+
+
+class TaskEntry(Part):
+    """Background work of the server."""
+
+    id: UUID
+    task_name: str
+    title: str
+    """What it works on, for people."""
+    status: Literal["created", "running", "completed", "failed"]
+    cancelled: bool
+    """Whether it failed because somebody cancelled it."""
+    create_time: datetime
+    started_at: datetime = Field(None, validate_default=False)  # type: ignore[assignment]
+    completed_at: datetime = Field(None, validate_default=False)  # type: ignore[assignment]
+    progress: TaskProgress
+
+
+class TaskDetail(TaskEntry):
+    idempotency_key: str
+    payload: Json
+    update_time: datetime
+    result: Json = {}
+    error: str = ""
+
+
+class TasksPage(Part):
+    tasks: list[TaskEntry]
+    pagination: PaginationInfo
 
 
 class Freed(Part):
