@@ -85,7 +85,6 @@ class App:
         self.events.attach(asyncio.get_running_loop())
         self.folders.create()
         self.register()
-        await self.packs.load_async()
         async with AsyncExitStack() as started:
             started.push_async_callback(self._databases.aclose)
             store = self._store or self.hook.comfyk_open_job_store()
@@ -110,6 +109,8 @@ class App:
             await self.tasks.open()
             await self.hook.comfyk_startup()
             await self.jobs.start()
+            started.callback(self.packs.run_between, None)
+            self.packs.run_between(self.jobs.between_jobs)
             self._started = started.pop_all()
 
     def _tell_plugins(self, event: Event) -> None:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfyk.events import Event, JobEnded, JobQueued
 from comfyk.hooks import hookimpl
+from comfyk.pack_module import load_module, unload_module
 
 if TYPE_CHECKING:
     from comfyk.app import App
     from comfyk.execution.cache import OutputCache
     from comfyk.execution.executor import ThreadExecutor
     from comfyk.jobs.memory import MemoryJobStore
+    from comfyk.packs import PackInfo
 
 log = logging.getLogger("comfyk.jobs")
+
+
+@hookimpl(trylast=True)
+def comfyk_load_pack(app: App, path: Path, pack: PackInfo) -> bool:
+    load_module(app, path, pack)
+    return True
+
+
+@hookimpl(trylast=True)
+def comfyk_unload_pack(pack: PackInfo) -> bool:
+    unload_module(pack)
+    return True
 
 
 @hookimpl(trylast=True)

@@ -136,7 +136,7 @@ class NodeSettings(_KernelSection):
 
     disable_custom: Annotated[bool, Option("--disable-all-custom-nodes")] = Field(
         default=False,
-        description="Load nothing from the `custom_nodes` folders but what the whitelist names.",
+        description="Load no node packs but those that the whitelist names.",
     )
     whitelist: Annotated[list[str], Option("--whitelist-custom-nodes", metavar="NAME ...")] = Field(
         default=[],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfyk import hookspec
 
 if TYPE_CHECKING:
-    from comfyk.app import App
+    from comfyk import App
 
     from comfyk_core_nodes.families.registry import Families
 

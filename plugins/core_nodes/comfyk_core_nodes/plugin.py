@@ -20,8 +20,8 @@ from comfyk_core_nodes.nodes import NODES
 from comfyk_core_nodes.sampling import preview_settings
 
 if TYPE_CHECKING:
-    from comfyk.app import App
-    from comfyk.jobs.model import Job
+    from comfyk import App
+    from comfyk.jobs import Job
     from pydantic import BaseModel
 
 

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from comfyk.app import App
+    from comfyk import App
 
 log = logging.getLogger(__name__)
 

@@ -51,7 +51,7 @@ def load_checkpoint(
     state, metadata = load_torch_file(path)
     network = families.find_network(state)
     if network is None:
-        raise ModelFileError(path, families.wanted("a checkpoint"), describe(state))
+        raise ModelFileError(path, families.checkpoints(), describe(state))
     layout, weights = network
     config = _model_config(path, families, layout, weights, state, metadata)
     family = config.family
@@ -81,7 +81,7 @@ def load_diffusion_model(path: Path, model_options: Mapping[str, Any] | None = N
     state, metadata = load_torch_file(path)
     network = families.find_network(state, alone=True)
     if network is None:
-        raise ModelFileError(path, families.wanted(), describe(state))
+        raise ModelFileError(path, families.networks(), describe(state))
     layout, weights = network
     config = _model_config(path, families, layout, weights, state, metadata)
     try:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from comfyk import current_app
-from comfyk.context import current_call
+from comfyk import current_app, current_call
 from torch import Tensor
 
 from comfyk_core_nodes.images.resize import resize_images
