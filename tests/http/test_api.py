@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import types
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -393,3 +394,22 @@ async def test_the_document_has_what_is_known_and_survives_what_is_wrong(server:
     assert "getBroken of the plugin plugin0 is not described whole" in caplog.text
     assert "ErrorObject" in document["components"]["schemas"]
     assert (await server.get("/docs"))[0] == 200
+
+
+async def test_the_example_in_the_documentation(start: Any, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/plugins.md").read_text(encoding="utf-8")
+    code = text.partition("\n## Routes\n")[2].partition("```python\n")[2].partition("```")[0]
+    plugin = types.ModuleType("documented")
+    exec(compile(code, "docs/plugins.md", "exec"), plugin.__dict__)
+    server = await start(plugins=[plugin])
+    name = hashlib.sha256(b"a picture").hexdigest()
+    status, answer = await server.post("/hello/pictures", data=form(picture=b"a picture", title="Sea"))
+    assert (status, answer) == (200, {"hash": name, "title": "Sea", "by": "default"})
+    assert (tmp_path / "user/default/pictures" / name).read_bytes() == b"a picture"
+    async with server.client.get(f"/api/hello/pictures/{name}") as response:
+        assert (response.headers["ETag"], await response.read()) == (f'"{name}"', b"a picture")
+    async with server.client.get(f"/hello/pictures/{'0' * 64}") as response:
+        assert (response.status, response.content_type) == (404, "application/problem+json")
+    _, document = await server.get("/openapi.json")
+    body = document["paths"]["/api/hello/pictures"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    assert body["schema"] == {"$ref": "#/components/schemas/Upload"}

@@ -72,11 +72,11 @@ async def test_others_hear_of_the_queue_only(server: Any) -> None:
 async def test_jobs_of_no_client_tell_all_of_progress_and_interruption(server: Any) -> None:
     async with server.socket("a") as a, server.socket("b") as b:
         await server.run(server.steps(steps=2, size=10))
-        await server.submit(server.single("Waits", value=1))
-        await asyncio.sleep(0.1)
+        job_id = await server.submit(server.single("Waits", value=1))
+        before = {socket: await socket.until("progress_state", prompt_id=job_id) for socket in (a, b)}
         await server.post("/interrupt")
         for socket in (a, b):
-            heard = set(types(await socket.until("execution_interrupted")))
+            heard = set(types(before[socket] + await socket.until("execution_interrupted")))
             assert {"progress", "progress_state", "binary 1", "binary 3"} <= heard
             assert not {"execution_start", "executing", "executed", "execution_success"} & heard
 
@@ -118,22 +118,26 @@ async def test_feature_flags_are_negotiated(server: Any) -> None:
 async def test_a_client_that_comes_back_is_told_what_runs(server: Any) -> None:
     job_id = await server.submit(server.single("Waits", value=1), client_id="me")
     async with server.socket("me") as first:
-        await asyncio.sleep(0.1)
+        await first.until("executing", node="1")
         async with server.socket("me") as second:
             message = (await second.until("executing"))[-1]
             assert message["data"] == {"node": "1", "display_node": "1", "prompt_id": job_id}
             await server.post("/interrupt")
             await second.until("execution_interrupted")
-            assert "execution_interrupted" not in types(await first.rest())
+            # What a client asks for comes to it after all that it was sent before.
+            await first.ws.send_json({"type": "feature_flags", "data": {}})
+            assert "execution_interrupted" not in types(await first.until("feature_flags"))
 
 
 async def test_the_older_connection_does_not_take_the_newer_one_along(server: Any) -> None:
     async with server.socket("me") as older, server.socket("me") as newer:
+        assert len(server.sockets) == 2
         await older.ws.close()
-        await asyncio.sleep(0.05)
+        await server.until(lambda: len(server.sockets) == 1)
+        assert len(server.http.hub) == 1
         job_id = await server.submit(server.show(), client_id="me")
         await newer.end_of(job_id)
-    await asyncio.sleep(0.05)
+    await server.until(lambda: not server.sockets)
     assert len(server.http.hub) == 0
 
 
@@ -276,11 +280,14 @@ class Transport:
         self.stuck = stuck
         self.sent: list[bytes] = []
         self.aborted = False
+        self.gone = asyncio.Event()
+        self._looks: asyncio.Queue[None] = asyncio.Queue()
 
     def is_closing(self) -> bool:
         return self.aborted
 
     def get_write_buffer_size(self) -> int:
+        self._looks.put_nowait(None)
         return 1_000_000 if self.stuck and self.sent else 0
 
     def write(self, data: bytes) -> None:
@@ -288,6 +295,14 @@ class Transport:
 
     def abort(self) -> None:
         self.aborted = True
+        self.gone.set()
+
+    async def looked_at(self, times: int) -> None:
+        """Return when the client has looked so many times more whether there is room."""
+        while not self._looks.empty():
+            self._looks.get_nowait()
+        for _ in range(times):
+            await asyncio.wait_for(self._looks.get(), 10)
 
 
 def _client(transport: Transport, **limits: Any) -> Client:
@@ -309,7 +324,7 @@ async def test_of_progress_only_the_newest_is_kept_for_a_slow_client() -> None:
         client.send(b" %d" % number, newest="progress")
     client.send(b" last")
     assert len(client._waiting) <= 2 * BEHIND + 1
-    await asyncio.sleep(0.1)
+    await transport.looked_at(5)
     assert transport.sent == [b"first"]
     transport.stuck = False
     await _sent(client)
@@ -395,7 +410,7 @@ async def test_a_client_that_takes_in_nothing_for_long_is_dropped(caplog: Any) -
     client.send(b"x")
     await asyncio.sleep(0)
     client.send(b"y")
-    await asyncio.sleep(0.5)
+    await asyncio.wait_for(transport.gone.wait(), 10)
     assert transport.aborted
     assert "took in nothing" in caplog.text
 
@@ -425,5 +440,22 @@ async def test_many_clients_come_and_go(server: Any) -> None:
             await asyncio.sleep(0.001 * (number % 7))
 
     await asyncio.gather(*(visit(number) for number in range(100)))
-    await asyncio.sleep(0.05)
+    await server.until(lambda: not server.sockets)
     assert len(server.http.hub) == 0
+
+
+async def test_what_is_in_no_hurry_goes_with_the_next_message() -> None:
+    transport = Transport(stuck=False)
+    client = _client(transport)
+    client.send(b"queue 1 ", newest="queue", patient=True)
+    client.send(b"queue 2 ", newest="queue", patient=True)
+    for _ in range(3):  # a message that is in a hurry would have gone out
+        await asyncio.sleep(0)
+    assert transport.sent == []
+    client.send(b"start ")
+    client.send(b"queue 3 ", newest="queue", patient=True)
+    await asyncio.sleep(0)
+    assert transport.sent == [b"start queue 3 "]
+    client.send(b"queue 4", newest="queue", patient=True)
+    await _sent(client)
+    assert transport.sent[1:] == [b"queue 4"]

@@ -24,21 +24,22 @@ class Page:
     def __init__(self, app: App, path: Path) -> None:
         self.path = path
         self._app = app
-        self._refused: set[tuple[str, str]] = set()
+        self._refused: dict[str, list[str]] = {}
+        """What was recorded, by plugin."""
 
     def scripts(self) -> list[str]:
         """What plugins want to be loaded. What leads to another server is recorded as the plugin's error."""
         wanted: dict[str, None] = {}
         for plugin, scripts in self._app.hook.each("comfyk_page_scripts"):
-            for script in scripts:
-                if is_on_this_server(script):
-                    wanted[script] = None
-                elif (plugin, script) not in self._refused:
-                    self._refused.add((plugin, script))
-                    error = ValueError(
-                        f"{script!r} is not loaded: it is no path on this server such as /extensions/..."
-                    )
-                    self._app.plugins.record(plugin, "comfyk_page_scripts", error)
+            wanted |= dict.fromkeys(script for script in scripts if is_on_this_server(script))
+            refused = [script for script in scripts if not is_on_this_server(script)]
+            if refused and self._refused.get(plugin) != refused:
+                self._refused[plugin] = refused
+                listed = ", ".join(map(repr, refused))
+                error = ValueError(
+                    f"no paths on this server, such as /extensions/..., and left out: {listed}"
+                )
+                self._app.plugins.record(plugin, "comfyk_page_scripts", error)
         return list(wanted)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
