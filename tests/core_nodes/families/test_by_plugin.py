@@ -21,7 +21,7 @@ from comfyk_core_nodes.sampling.noise import prepare_noise
 from comfyk_core_nodes.weights.files import ModelFileError
 
 from ..tiny_models import StateDict, make_text, prefixed, randomised
-from . import tiny_flow
+from ...plugins.model_family import comfyk_tiny_flow as tiny_flow
 
 pytestmark = pytest.mark.usefixtures("in_a_job")
 
