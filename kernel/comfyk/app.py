@@ -44,8 +44,16 @@ class App:
         self.folders.resolve_with(lambda name: self.hook.comfyk_resolve_file(name=name))
         self.nodes = NodeRegistry()
         self.object_info = ObjectInfo(self.nodes)
-        self.packs = Packs(self)
         self.web_directories: dict[str, Path] = {}
+        self.packs = Packs(
+            self.folders,
+            self.nodes,
+            self.web_directories,
+            self.events,
+            self.hook,
+            settings.nodes,
+            self.active,
+        )
         self.tasks = Tasks(self.folders.user / TASKS_FOLDER, self.events)
         self.executor: Executor
         self.jobs: JobQueue
@@ -103,15 +111,17 @@ class App:
                 started.callback(self.events.subscribe(self._tell_plugins))
             started.push_async_callback(self.hook.comfyk_shutdown)
             started.push_async_callback(self.jobs.stop)
-            started.push_async_callback(
-                self.tasks.stop
-            )  # first: tasks wait for jobs, and use what plugins started
+            # Stopped first: tasks wait for jobs, and use what plugins started.
+            started.push_async_callback(self.tasks.stop)
             await self.tasks.open()
             await self.hook.comfyk_startup()
             await self.jobs.start()
-            started.callback(self.packs.run_between, None)
-            self.packs.run_between(self.jobs.between_jobs)
+            started.callback(self.packs.run_alone)
+            self.packs.run_between(self.jobs.between_jobs, self._forget_results)
             self._started = started.pop_all()
+
+    async def _forget_results(self) -> None:
+        await self.executor.free(unload_models=False, free_memory=True)
 
     def _tell_plugins(self, event: Event) -> None:
         self.hook.comfyk_event(event=event)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfyk.events import Event, JobEnded, JobQueued
@@ -15,14 +14,14 @@ if TYPE_CHECKING:
     from comfyk.execution.cache import OutputCache
     from comfyk.execution.executor import ThreadExecutor
     from comfyk.jobs.memory import MemoryJobStore
-    from comfyk.packs import PackInfo
+    from comfyk.pack_info import PackInfo
 
 log = logging.getLogger("comfyk.jobs")
 
 
 @hookimpl(trylast=True)
-def comfyk_load_pack(app: App, path: Path, pack: PackInfo) -> bool:
-    load_module(app, path, pack)
+def comfyk_load_pack(app: App, pack: PackInfo) -> bool:
+    load_module(pack, app.nodes, app.web_directories)
     return True
 
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from comfyk.folders import Folders
     from comfyk.jobs.model import Job, Outcome
     from comfyk.nodes.definition import NodeDef
-    from comfyk.packs import PackInfo
+    from comfyk.pack_info import PackInfo
 
 
 # --- life ---------------------------------------------------------------------------------------------------------

@@ -17,15 +17,12 @@ import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
-from comfyk.nodes.registry import define
-
-if TYPE_CHECKING:
-    from comfyk.app import App
-    from comfyk.packs import PackInfo
+from comfyk.nodes.registry import NodeRegistry, define
+from comfyk.pack_info import PackInfo
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +36,21 @@ _running: dict[str, Callable[[], None]] = {}
 """By module: what ends the tasks that a pack's entry point left running."""
 
 
-def load_module(app: App, path: Path, pack: PackInfo) -> None:
+def load_module(pack: PackInfo, nodes: NodeRegistry, web_directories: dict[str, Path]) -> None:
     """Import a pack and register its nodes and scripts. Raises what the pack raises; ImportError when it is none."""
+    path = pack.path
     name = _module_name(path)
     file = path if path.is_file() else path / "__init__.py"
     module = _execute(name, file, keep=True)
-    _add_web(app, pack, module)
+    _add_web(web_directories, pack, module)
     classes = getattr(module, "NODE_CLASS_MAPPINGS", None)
     if classes is not None:
         names = getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None) or {}
         for node, cls in classes.items():
-            _add_node(app, pack, cls, node, names.get(node))
+            _add_node(nodes, pack, cls, node, names.get(node))
     elif callable(getattr(module, "comfy_entrypoint", None)):
         for cls in _in_a_loop_of_its_own(name, _enter(module.comfy_entrypoint)):
-            _add_node(app, pack, cls, None, None)
+            _add_node(nodes, pack, cls, None, None)
     else:
         raise ImportError("it has neither NODE_CLASS_MAPPINGS nor comfy_entrypoint()")
 
@@ -177,7 +175,9 @@ def _in_a_loop_of_its_own(module: str, work: Coroutine[Any, Any, Any]) -> Any:
 # --- nodes and scripts ------------------------------------------------------------------------------------------
 
 
-def _add_node(app: App, pack: PackInfo, cls: type, name: str | None, display_name: str | None) -> None:
+def _add_node(
+    nodes: NodeRegistry, pack: PackInfo, cls: type, name: str | None, display_name: str | None
+) -> None:
     try:
         node = define(cls, name=name, display_name=display_name, python_module=pack.source)
     except Exception as error:
@@ -186,15 +186,13 @@ def _add_node(app: App, pack: PackInfo, cls: type, name: str | None, display_nam
         pack.error = "\n".join(filter(None, (pack.error, problem)))
         log.error("pack %s: %s", pack.name, problem)
         return
-    if node.name in app.nodes and not app.nodes.source(node.name).startswith(
-        pack.source.removesuffix(pack.name)
-    ):
+    if node.name in nodes and not nodes.source(node.name).startswith(pack.source.removesuffix(pack.name)):
         log.warning("pack %s: node %s is left out, the core has one", pack.name, node.name)
         return
-    app.nodes.add(node, source=pack.source)
+    nodes.add(node, source=pack.source)
 
 
-def _add_web(app: App, pack: PackInfo, module: ModuleType) -> None:
+def _add_web(web_directories: dict[str, Path], pack: PackInfo, module: ModuleType) -> None:
     """Note the folders of scripts that the pack names in its module and in its `pyproject.toml`."""
     path = pack.path
     root = path if path.is_dir() else path.parent
@@ -216,4 +214,4 @@ def _add_web(app: App, pack: PackInfo, module: ModuleType) -> None:
         if not directory.is_relative_to(root.resolve()):
             raise ValueError(f"its web directory {web!r} is outside of the pack")
         if directory.is_dir():
-            app.web_directories[name] = directory
+            web_directories[name] = directory

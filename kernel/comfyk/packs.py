@@ -12,21 +12,22 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from comfyk.events import Event
+from comfyk.events import Event, EventBus
+from comfyk.folders import Folders
+from comfyk.hooks import BoundHooks
+from comfyk.nodes.registry import NodeRegistry
+from comfyk.pack_info import PackInfo, PackState, pack_name, pack_source
 from comfyk.pack_module import forget_modules, run_prestartup, traceback_of
-
-if TYPE_CHECKING:
-    from comfyk.app import App
+from comfyk.settings import NodeSettings
 
 __all__ = ["PackInfo", "PackState", "Packs", "PacksChanged", "pack_name", "pack_source"]
 
 log = logging.getLogger(__name__)
-
-PackState = Literal["loading", "loaded", "failed", "disabled"]
 
 BetweenJobs = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
@@ -41,31 +42,10 @@ class PacksChanged(Event):
 
 
 @dataclass(slots=True)
-class PackInfo:
-    """One pack, and what became of it."""
-
-    name: str
-    """The folder's or file's name, without `.py`."""
-    path: Path
-    state: PackState = "loading"
-    error: str = ""
-    """Why it failed, with the traceback, or why a plugin does not let it load; also what went wrong in a pack that
-    loaded all the same."""
-    nodes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    """How long it took to load."""
-
-    @property
-    def source(self) -> str:
-        """What its nodes are registered as being from: `custom_nodes.NAME`, `python_module` in `object_info`."""
-        return pack_source(self.name)
-
-
-@dataclass(slots=True)
 class _Pack:
     info: PackInfo
     web: dict[str, Path] = field(default_factory=dict)
-    """What it put into `app.web_directories`."""
+    """What it put into the web directories."""
     paths: list[str] = field(default_factory=list)
     """What it added to `sys.path`."""
 
@@ -73,10 +53,27 @@ class _Pack:
 class Packs:
     """The packs of an app, by name."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(
+        self,
+        folders: Folders,
+        nodes: NodeRegistry,
+        web_directories: dict[str, Path],
+        events: EventBus,
+        hook: BoundHooks,
+        settings: NodeSettings,
+        active: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        """`web_directories` is added to; `active` is the context in which a pack finds its app."""
+        self._folders = folders
+        self._nodes = nodes
+        self._web_directories = web_directories
+        self._events = events
+        self._hook = hook
+        self._settings = settings
+        self._active = active
         self._packs: dict[str, _Pack] = {}
         self._between_jobs: BetweenJobs | None = None
+        self._forget_results: Callable[[], Awaitable[Any]] | None = None
         self._changing = asyncio.Lock()
 
     def infos(self) -> list[PackInfo]:
@@ -93,9 +90,13 @@ class Packs:
 
     # --- while running ----------------------------------------------------------------------------------------
 
-    def run_between(self, between_jobs: BetweenJobs | None) -> None:
-        """From now on make changes through this, the queue's `between_jobs`; None: there are no jobs (any more)."""
-        self._between_jobs = between_jobs
+    def run_between(self, between_jobs: BetweenJobs, forget_results: Callable[[], Awaitable[Any]]) -> None:
+        """From now on make changes between jobs, by the queue; `forget_results` empties the cache of results."""
+        self._between_jobs, self._forget_results = between_jobs, forget_results
+
+    def run_alone(self) -> None:
+        """There are no jobs any more."""
+        self._between_jobs = self._forget_results = None
 
     async def load_pack(self, path: Path) -> PackInfo:
         """Load one pack, anew if it was loaded before. Its `state` and `error` say what became of it.
@@ -124,7 +125,7 @@ class Packs:
             await self._take_away(name)
         pack = self._packs[name] = _Pack(PackInfo(name, path))
         await asyncio.to_thread(self._prepare_and_load, pack)
-        self._app.events.emit(PacksChanged(name=name, state=pack.info.state))
+        self._events.emit(PacksChanged(name=name, state=pack.info.state))
         return pack.info
 
     def _prepare_and_load(self, pack: _Pack) -> None:
@@ -134,22 +135,22 @@ class Packs:
 
     async def _unload(self, name: str) -> None:
         await self._take_away(name)
-        self._app.events.emit(PacksChanged(name=name, state=None))
+        self._events.emit(PacksChanged(name=name, state=None))
 
     async def _take_away(self, name: str) -> None:
         pack = self._packs.pop(name)  # KeyError: it went while this waited for its turn
         if pack.info.state != "loaded":
             return
         await asyncio.to_thread(self._take_back, pack, loaded=True)
-        if self._between_jobs is not None:
+        if self._forget_results is not None:
             # What its nodes returned is not what other nodes of these names would.
-            await self._app.executor.free(unload_models=False, free_memory=True)
+            await self._forget_results()
 
     # --- finding ----------------------------------------------------------------------------------------------
 
     def _find(self) -> Iterator[_Pack]:
         """The packs to load, by folder and name, then those of plugins. Those left out are noted as disabled."""
-        settings = self._app.settings.nodes
+        settings = self._settings
         for path in self._paths():
             name = pack_name(path)
             if name in self._packs:
@@ -163,7 +164,7 @@ class Packs:
             yield pack
 
     def _paths(self) -> Iterator[Path]:
-        for folder in self._app.folders.paths("custom_nodes"):
+        for folder in self._folders.paths("custom_nodes"):
             try:
                 entries = sorted(folder.iterdir())
             except FileNotFoundError:
@@ -177,12 +178,12 @@ class Packs:
                 if path.is_file() and path.suffix != ".py" and not path.name.endswith(".py.disabled"):
                     continue
                 yield path
-        for paths in self._app.hook.comfyk_supply_packs():
+        for paths in self._hook.comfyk_supply_packs():
             yield from paths
 
     def _allowed(self, info: PackInfo) -> bool:
-        with self._app.active():
-            why_not = self._app.hook.comfyk_veto_pack(path=info.path)
+        with self._active():
+            why_not = self._hook.comfyk_veto_pack(path=info.path)
         if why_not is None:
             return True
         info.state, info.error = "disabled", why_not
@@ -193,48 +194,38 @@ class Packs:
 
     def _load(self, pack: _Pack) -> None:
         """Load a pack, or take back what its failing load has registered. Never raises."""
-        app, info = self._app, pack.info
-        path_before, web_before = set(sys.path), dict(app.web_directories)
+        info = pack.info
+        path_before, web_before = set(sys.path), dict(self._web_directories)
         began = time.perf_counter()
         failure: BaseException | None = None
         try:
-            with app.active():
-                app.hook.comfyk_load_pack(path=info.path, pack=info)
+            with self._active():
+                self._hook.comfyk_load_pack(path=info.path, pack=info)
         except (Exception, SystemExit) as error:
             failure = error
         info.seconds = time.perf_counter() - began
         pack.paths = [path for path in sys.path if path not in path_before]
         pack.web = {
-            name: folder for name, folder in app.web_directories.items() if web_before.get(name) != folder
+            name: folder for name, folder in self._web_directories.items() if web_before.get(name) != folder
         }
         if failure is not None:
             self._take_back(pack, loaded=False)
             info.state, info.error = "failed", traceback_of(failure)
             log.error("pack %s failed to load\n%s", info.name, info.error)
             return
-        info.nodes = app.nodes.names(source=info.source)
+        info.nodes = self._nodes.names(source=info.source)
         info.state = "loaded"
         log.info("pack %s: %d nodes in %.2f s", info.name, len(info.nodes), info.seconds)
 
     def _take_back(self, pack: _Pack, *, loaded: bool) -> None:
-        app, info = self._app, pack.info
-        app.nodes.remove_source(info.source)
+        info = pack.info
+        self._nodes.remove_source(info.source)
         for name, folder in pack.web.items():
-            if app.web_directories.get(name) == folder:
-                del app.web_directories[name]
+            if self._web_directories.get(name) == folder:
+                del self._web_directories[name]
         info.nodes.clear()
         if loaded:
-            with app.active():
-                app.hook.comfyk_unload_pack(pack=info)
+            with self._active():
+                self._hook.comfyk_unload_pack(pack=info)
         sys.path[:] = [path for path in sys.path if path not in pack.paths]
         forget_modules(info.path)
-
-
-def pack_name(path: Path) -> str:
-    """The name of the pack at a path: `custom_nodes/foo`, `foo.py` and `foo.disabled` are all `foo`."""
-    return path.name.removesuffix(".disabled").removesuffix(".py")
-
-
-def pack_source(name: str) -> str:
-    """What a pack's nodes are registered as being from (`python_module` in `object_info`)."""
-    return f"custom_nodes.{name}"
