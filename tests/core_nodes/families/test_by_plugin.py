@@ -20,8 +20,8 @@ from comfyk_core_nodes.families.sd.registrations import FAMILIES, SD1
 from comfyk_core_nodes.sampling.noise import prepare_noise
 from comfyk_core_nodes.weights.files import ModelFileError
 
+from ...plugins.model_family import comfyk_tiny_flow as tiny_flow
 from ..tiny_models import StateDict, make_text, prefixed, randomised
-from . import tiny_flow
 
 pytestmark = pytest.mark.usefixtures("in_a_job")
 
