@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, get_args, overload
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
@@ -27,7 +27,6 @@ from comfyk.settings_sources import ENV_PREFIX, Formerly, Layers, Override, Sett
 if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
 
-    from comfyk.plugins import Plugins
 
 __all__ = [
     "AbsolutePath",
@@ -307,7 +306,15 @@ class Settings(BaseSettings):
 # --- loading -----------------------------------------------------------------------------------------------
 
 
-def plugin_sections(plugins: Plugins) -> dict[str, type[BaseModel]]:
+class AskedForSections(Protocol):
+    """What reading the settings asks of the plugins (`comfyk.Plugins`)."""
+
+    def call_each(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]: ...
+    def record(self, name: str, hook: str, error: BaseException) -> None: ...
+    def names(self, *states: Any) -> list[str]: ...
+
+
+def plugin_sections(plugins: AskedForSections) -> dict[str, type[BaseModel]]:
     """The sections of all plugins. What cannot be a section is recorded as the plugin's error."""
     sections: dict[str, type[BaseModel]] = {}
     hook = "comfyk_register_settings"
@@ -341,7 +348,7 @@ def disabled_plugins(toml: Path | None, overrides: Mapping[str, Any]) -> list[st
 
 
 def load_settings(
-    plugins: Plugins, *, toml: Path | None = None, overrides: Mapping[str, Any] | None = None
+    plugins: AskedForSections, *, toml: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
     """Read all settings.
 

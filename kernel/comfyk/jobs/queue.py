@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyk.events import EventBus, HistoryDeleted, JobQueued, now_ms
-from comfyk.graph.links import Prompt
 from comfyk.graph.validation import check_shape, validate_prompt
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings
@@ -25,6 +24,7 @@ from comfyk.jobs.model import Job, JobStatus, Outcome
 from comfyk.jobs.other_servers import POLL_S, OtherServers
 from comfyk.jobs.running import RunningJobs
 from comfyk.jobs.store import JobStore, SharedJobStore, StoreError
+from comfyk.nodes.links import Prompt
 from comfyk.nodes.registry import NodeRegistry
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from comfyk.graph.links import is_link
 from comfyk.io.node import ComfyNode, NodeDefinitionError, NodeReplace
 from comfyk.nodes.definition import NodeDef
+from comfyk.nodes.links import is_link
 from comfyk.nodes.typed import TypedNodeDef
 from comfyk.nodes.v1 import V1NodeDef
 
