@@ -11,6 +11,8 @@ Errors are raised as `ApiError`. `user_of` says who asks, `read_form` and `read_
 sends files. Nothing here needs a web server, and no handler needs anything else than this and aiohttp.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from comfyk.api.content_types import content_type, disposition, runs_in_browser
 from comfyk.api.errors import (
     ApiError,
@@ -39,13 +41,21 @@ from comfyk.api.requests import (
     user_of,
 )
 
+if TYPE_CHECKING:
+    from comfyk.api.error_models import CodedError, ErrorObject, ErrorText, NodeError, PromptErrorResponse
+
 __all__ = [
     "Answer",
     "ApiError",
     "BadField",
+    "CodedError",
+    "ErrorObject",
     "ErrorShape",
+    "ErrorText",
     "Form",
+    "NodeError",
     "Operation",
+    "PromptErrorResponse",
     "ReceivedFile",
     "RequestServices",
     "Show",
@@ -73,3 +83,14 @@ __all__ = [
     "user_folder",
     "user_of",
 ]
+
+_MODELS = frozenset({"CodedError", "ErrorObject", "ErrorText", "NodeError", "PromptErrorResponse"})
+"""Models of error answers: only the OpenAPI document needs them, so they are made when it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from comfyk.api import error_models
+
+    return getattr(error_models, name)

@@ -18,7 +18,7 @@ def history_entry_json(job: Job, outcome: Outcome) -> bytes:
     Beside what ComfyUI has: `status_code` (100 is success) and `timestamp` (seconds), as other servers of this API.
     """
     completed = outcome.status is JobStatus.COMPLETED
-    return kept_json(
+    return dumps_anything(
         {
             "prompt": job.queue_item(),
             "outputs": outcome.outputs,
@@ -75,7 +75,7 @@ def duration(summary: JobSummary) -> int:
 
 def finished_detail(summary: JobSummary, entry: bytes, user: str, attempts: int) -> JobDetail:
     """A finished job whole, read back from its history entry."""
-    fields = read_kept(entry)
+    fields = loads_anything(entry)
     number, job_id, prompt, extra_data, targets = fields["prompt"]
     job = Job(
         id=job_id,
@@ -97,10 +97,3 @@ def finished_detail(summary: JobSummary, entry: bytes, user: str, attempts: int)
         messages=[(kind, data) for kind, data in fields["status"]["messages"]],
     )
     return JobDetail(summary, job, outcome)
-
-
-kept_json = dumps_anything
-"""The JSON of what a node produced, whatever it produced: a job that has run must be able to end."""
-
-read_kept = loads_anything
-"""Parse JSON that a store has kept."""

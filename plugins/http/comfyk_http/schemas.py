@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from comfyk.api.error_models import CodedError, ErrorObject, ErrorText, NodeError, PromptErrorResponse
+from comfyk.api import CodedError, ErrorObject, ErrorText, NodeError, PromptErrorResponse
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 __all__ = ["CodedError", "ErrorObject", "ErrorText", "PromptErrorResponse"]
