@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from comfyk.context import active_app, set_app
 from comfyk.database import Database, DatabaseError
-from comfyk.events import Event, EventBus
+from comfyk.events import Event, EventBus, SettingsChanged
 from comfyk.jobs.executor import Executor
 from comfyk.jobs.queue import JobQueue
 from comfyk.nodes.object_info import ObjectInfo
@@ -40,6 +40,7 @@ class App:
         self.plugins = plugins
         self.hook = plugins.bound_to(self)
         self.events = EventBus()
+        settings.listen(lambda key: self.events.emit(SettingsChanged(key=key)))
         self.folders = settings.make_folders()
         self.folders.resolve_with(lambda name: self.hook.comfyk_resolve_file(name=name))
         self.nodes = NodeRegistry()

@@ -21,8 +21,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, ge
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
 
+from comfyk.config_file import ConfigFile
 from comfyk.folders import Folders
-from comfyk.settings_sources import ENV_PREFIX, Formerly, Layers, Override, SettingsError
+from comfyk.settings_sources import (
+    ENV_PREFIX,
+    Formerly,
+    Layers,
+    Override,
+    SettingsError,
+    did_you_mean,
+    parse_text,
+)
 
 if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
@@ -265,6 +274,7 @@ class Settings(BaseSettings):
     logging: LogSettings = Field(default_factory=LogSettings)
 
     _layers: Layers | None = PrivateAttr(default=None)
+    _listeners: list[Callable[[str], None]] = PrivateAttr(default_factory=list)
 
     @overload
     def section(self, name: str) -> Any: ...
@@ -282,6 +292,76 @@ class Settings(BaseSettings):
     def source(self, key: str) -> str:
         """What gave `section.field` its value: a file and line, a variable, an option, or `default`."""
         return (self._layers and self._layers.where(key.split("."))) or "default"
+
+    def change(self, key: str, value: Any) -> None:
+        """Give `section.field` another value, at once and in the configuration file; None: its default again.
+
+        The file keeps its comments and its layout. Who looks at the setting when it counts sees the new value, who
+        looked at the start does not. Raises SettingsError for a key that there is not, a value that is not allowed,
+        and where an option or a variable sets the key, since that would win at the next start; OSError when the file
+        cannot be written. Then nothing was changed.
+        """
+        section, _, name = key.partition(".")
+        model = self._model_of(section, name)
+        layers = self._layers
+        if layers is None or layers.file.path is None:
+            raise SettingsError([f"{key}: these settings were read from no file, so none can be changed"])
+        if stronger := layers.stronger_than_file([section, name]):
+            raise SettingsError([f"{key}: {stronger} sets it; change it there, or take it away there"])
+        try:
+            file = ConfigFile.read(layers.file.path)  # it may have been edited since
+            plain = None if value is None else self._plain(layers, file, section, name, value)
+            changed = Layers(type(self), file.changed(section, name, plain), layers.overrides)
+        except ValueError as error:
+            raise SettingsError([str(error)]) from error
+        try:
+            new = model.model_validate(changed.merged(section))
+        except ValidationError as error:
+            raise SettingsError(changed.explain(error, section)) from error
+        changed.file.write()
+        changed.file.edited = None
+        self._layers = changed
+        current = getattr(self, section)
+        for field in model.model_fields:  # in place: others hold the section
+            setattr(current, field, getattr(new, field))
+        for listener in tuple(self._listeners):
+            listener(key)
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with each key that is changed."""
+        self._listeners.append(listener)
+
+    def _model_of(self, section: str, name: str) -> type[BaseModel]:
+        """The section's model. Raises SettingsError when there is no such key."""
+        field = type(self).model_fields.get(section)
+        model: Any = None if field is None else field.annotation
+        if model is None:
+            hint = did_you_mean(section, type(self).model_fields) or ";"
+            known = ", ".join(sorted(type(self).model_fields))
+            raise SettingsError([f"there is no section {section!r}{hint} the sections are {known}"])
+        if name not in model.model_fields:
+            hint = did_you_mean(name, model.model_fields) or ";"
+            raise SettingsError(
+                [f"there is no key {section}.{name}{hint} [{section}] has {', '.join(model.model_fields)}"]
+            )
+        return model
+
+    def _plain(self, layers: Layers, file: ConfigFile, section: str, name: str, value: Any) -> Any:
+        """The value as the file is to have it. Raises SettingsError when it is not allowed."""
+        model = self._model_of(section, name)
+        if isinstance(value, str):
+            value = parse_text(model.model_fields[name].annotation, value)
+        before = Layers(type(self), file, layers.overrides).merged(section)
+        try:
+            valid = model.model_validate({**before, name: value})
+        except ValidationError as error:
+            lines = [
+                f"{section}.{name}: {value!r}: {detail['msg']}"
+                for detail in error.errors(include_url=False)
+                if detail["loc"][:1] in ((name,), ())
+            ]
+            raise SettingsError(lines or layers.explain(error, section)) from error
+        return valid.model_dump(mode="json", include={name})[name]
 
     def make_folders(self) -> Folders:
         """The folder registry that these settings describe. Raises SettingsError for bad extra paths."""
@@ -336,13 +416,10 @@ def plugin_sections(plugins: AskedForSections) -> dict[str, type[BaseModel]]:
 
 def disabled_plugins(toml: Path | None, overrides: Mapping[str, Any]) -> list[str]:
     """`plugins.disabled`, which must be known before the plugins are there. Raises SettingsError."""
-    layers = Layers(Settings, toml, overrides)
-    values: dict[str, Any] = {}
-    for layer in reversed(layers.data):
-        section = layer.get("plugins")
-        values.update(section if isinstance(section, dict) else {})
+    layers = Layers.read(Settings, toml, overrides)
     try:
-        return PluginSettings.model_validate({"disabled": values.get("disabled", [])}).disabled
+        disabled = layers.merged("plugins").get("disabled", [])
+        return PluginSettings.model_validate({"disabled": disabled}).disabled
     except ValidationError as error:
         raise SettingsError(layers.explain(error, "plugins")) from error
 
@@ -359,7 +436,7 @@ def load_settings(
         name: (model, Field(default_factory=model)) for name, model in plugin_sections(plugins).items()
     }
     model = create_model("Settings", __base__=Settings, **fields)
-    layers = Layers(model, toml, overrides or {})
+    layers = Layers.read(model, toml, overrides or {})
     layers.take_unknown(plugins.names("disabled", "failed"))
 
     def sources(
