@@ -128,7 +128,7 @@ def test_what_the_section_refuses_as_a_whole_is_refused(plugins, file):
 
 def test_a_key_that_an_option_or_a_variable_sets_is_refused(plugins, file, monkeypatch):
     settings = load(plugins, file, **{"hello.times": Override(2, "--times")})
-    with pytest.raises(SettingsError, match="hello.times: --times sets it"):
+    with pytest.raises(SettingsError, match=r"hello\.times: --times sets it"):
         settings.change("hello.times", 3)
     monkeypatch.setenv("COMFYK_HELLO__GREETING", "Servus")
     settings = load(plugins, file)
