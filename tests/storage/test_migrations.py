@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import sqlite3
@@ -17,11 +18,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from comfyk.jobs.store import StoreError
+from comfyk.jobs import SharedJobStore, StoreError
 from comfyk_storage.engine import open_engine, parse_url
 from comfyk_storage.job_store import SqlJobStore
 from comfyk_storage.schema import HEAD, metadata, shared_metadata
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection, MetaData, column, insert, table
 
 SCRIPTS = Path(migrations.__file__).parent
 VERSION_TABLE = migrations.JOBS.version_table
@@ -85,8 +86,8 @@ def test_migrated_tables_are_those_of_the_schema(database_url):
         },
     )
     expected = MetaData()
-    for table in (*metadata.tables.values(), *(shared_metadata.tables.values() if shared else ())):
-        table.to_metadata(expected)
+    for one in (*metadata.tables.values(), *(shared_metadata.tables.values() if shared else ())):
+        one.to_metadata(expected)
     assert compare_metadata(context, expected) == []
     close(connection)
 
@@ -150,6 +151,65 @@ def test_postgresql_is_upgraded(postgres, tmp_path):
     connection = connect(url)
     assert connection.exec_driver_sql("SELECT id, note FROM comfyk_jobs").all() == [("by upgrade", None)]
     close(connection)
+
+
+async def test_a_database_from_before_there_were_leases(database_url, make_job, make_outcome):
+    connection = connect(database_url)
+    migrations.prepare(connection, "x", None, replace(migrations.JOBS, head="0001", create=None))
+    row = {
+        "status": "pending", "number": 1.0, "user": "u", "attempts": 0, "created_at": 5, "duration": 0,
+        "outputs_count": 0, "previewable_outputs_count": 0, "body": b'{"prompt":{},"extra_data":{},"targets":[]}',
+    }  # fmt: skip
+    old = table("comfyk_jobs", *(column(name) for name in (*row, "id", "started_at", "history_seq", "entry")))
+    rows = [
+        {"id": "waits"},
+        {"id": "ran", "status": "in_progress", "attempts": 1, "started_at": 7},
+        {"id": "ended", "status": "completed", "history_seq": 41, "body": None, "entry": b'{"old":1}'},
+    ]
+    for changes in rows:
+        connection.execute(insert(old), row | changes)
+    connection.commit()
+    close(connection)
+    store = SqlJobStore.open(database_url)
+    assert [(job.id, job.attempts) for job in await store.unfinished()] == [("ran", 1), ("waits", 0)]
+    if isinstance(store, SharedJobStore):
+        taken = await store.take()
+        assert taken is not None and taken.id == "ran"
+    await store.finish(make_job("ran"), make_outcome())
+    assert [job_id for job_id, _ in await store.history()] == ["ended", "ran"]
+    await store.close()
+
+
+async def test_a_schema_is_not_changed_under_servers_that_run(postgres, tmp_path, monkeypatch):
+    url = postgres()
+    running = SqlJobStore.open(url, server_name="old")
+    newer = with_next(tmp_path)
+    monkeypatch.setattr("comfyk_storage.shared_store.JOBS", newer)
+    with pytest.raises(
+        StoreError, match=r"must be upgraded, and is in use.*Stop all servers.*Nothing was changed"
+    ):
+        SqlJobStore.open(url, server_name="new")
+    await running.close()
+    await SqlJobStore.open(url, server_name="new").close()
+
+
+def test_a_server_that_shares_with_none_is_respected(postgres):
+    """Version 0.1 holds a lock of the whole database."""
+    psycopg = pytest.importorskip("psycopg")
+    url = postgres()
+    with psycopg.connect(url, autocommit=True) as old:
+        old.execute("SELECT pg_advisory_lock(%s)", (0x636F6D66796B,))
+        with pytest.raises(StoreError, match="in use by another comfyk"):
+            SqlJobStore.open(url)
+
+
+async def test_servers_that_start_at_once_make_the_tables_once(postgres):
+    url = postgres()
+    stores = await asyncio.gather(
+        *(asyncio.to_thread(SqlJobStore.open, url, server_name=str(number)) for number in range(4))
+    )
+    for store in stores:
+        await store.close()
 
 
 def test_an_upgrade_that_fails_changes_nothing(database_url, tmp_path):
