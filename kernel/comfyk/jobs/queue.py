@@ -67,7 +67,7 @@ class JobQueue:
         self._line: Line = OwnLine(store) if self._shared is None else SharedLine(self._shared)
         self._endings = Endings(events)
         self._jobs = RunningJobs(
-            store, self._line, executor, events, hook, self._endings, max_attempts, self._wake.set
+            store, self._line, executor, events, hook, self._endings, max_attempts, self._room_made
         )
         self._next_number = 0
         self._workers: list[asyncio.Task[None]] = []
@@ -298,7 +298,15 @@ class JobQueue:
                 continue
             await self._woken(POLL_S if self._shared is not None else None)
 
+    def _room_made(self) -> None:
+        """Wake the worker, if it has anything to do: most jobs come to a queue that nobody waits in."""
+        if self._shared is not None or self._line.length or self._free_requests or self._between:
+            self._wake.set()
+
     async def _woken(self, seconds: float | None) -> None:
+        if seconds is None:
+            await self._wake.wait()
+            return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
 
