@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.packs import CHEAP, Prompt, chain
+from benchmarks.packs import CHEAP, PICTURE, Prompt, chain
 from benchmarks.server import Server, serving
 
 CLIENT_ID = "bench"
@@ -120,6 +120,7 @@ _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 async def warm_server(packs: Mapping[str, str] | None = None) -> AsyncIterator[tuple[Server, Client]]:
     """A server with the cheap nodes that has run a job, so that torch is imported, and a client of it."""
     async with serving({"bench_cheap": CHEAP, **(packs or {})}) as server, connected(server) as client:
+        await client.run(PICTURE)  # waits for torch, whose import would be in the way of what is measured
         for value in range(20):
             await client.run(chain(3, value))
         yield server, client

@@ -55,6 +55,12 @@ class BenchShow:
 NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (BenchInt, BenchAdd, BenchShow)}
 '''
 
+PICTURE: Prompt = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+"""A prompt that needs torch."""
+
 _TYPED = '''\
 """Many typed nodes, with as many inputs as real ones have on average, and a description to fill them up."""
 
