@@ -1,14 +1,18 @@
-"""A real server in a process of its own, to be talked to over HTTP and killed."""
+"""Real servers in processes of their own, to be talked to over HTTP and killed; a private PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +157,54 @@ def prompt() -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+def _postgres_program(name: str) -> str | None:
+    found = shutil.which(name)
+    if found is None:
+        candidates = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+        found = str(candidates[-1]) if candidates else None
+    return found
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """A function that makes an empty database and returns its URL."""
+    psycopg = pytest.importorskip("psycopg")
+    initdb, pg_ctl = _postgres_program("initdb"), _postgres_program("pg_ctl")
+    if initdb is None or pg_ctl is None:
+        pytest.skip("PostgreSQL's initdb and pg_ctl are not installed")
+    # Not under pytest's own folder: PostgreSQL refuses to run as root, and others may not enter there.
+    folder = Path(tempfile.mkdtemp(prefix="comfyk-pg-"))
+    other_user: dict[str, Any] = {}
+    if os.getuid() == 0:
+        shutil.chown(folder, "nobody")
+        other_user = {"user": "nobody", "extra_groups": []}
+
+    def run(*command: str) -> None:
+        with (folder / "log").open("ab") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=log, cwd=folder, **other_user)
+
+    try:
+        run(
+            initdb, "-D", f"{folder}/data", "-U", "postgres", "-A", "trust", "-N", "--no-locale", "-E", "UTF8"
+        )
+        options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+        run(pg_ctl, "-D", f"{folder}/data", "-w", "-l", f"{folder}/server.log", "-o", options, "start")
+    except subprocess.CalledProcessError:
+        log = (folder / "log").read_text(errors="replace")
+        shutil.rmtree(folder)
+        pytest.skip(f"PostgreSQL does not start here: {log[-500:]}")
+    numbers = itertools.count()
+    try:
+        with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as admin:
+
+            def make() -> str:
+                name = f"test{next(numbers)}"
+                admin.execute(f"CREATE DATABASE {name}")
+                return f"postgresql://postgres@/{name}?host={folder}"
+
+            yield make
+    finally:
+        run(pg_ctl, "-D", f"{folder}/data", "-m", "immediate", "-w", "stop")
+        shutil.rmtree(folder)

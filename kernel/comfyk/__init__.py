@@ -13,6 +13,7 @@ from comfyk.hooks import hookimpl, hookspec
 
 if TYPE_CHECKING:
     from comfyk.app import App
+    from comfyk.commands.session import Session
     from comfyk.plugins import Plugins
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "App",
     "Interrupted",
     "Plugins",
+    "Session",
     "__version__",
     "check_interrupted",
     "current_app",
@@ -31,7 +33,7 @@ __all__ = [
     "progress_text",
 ]
 
-_LATER = {"App": "comfyk.app", "Plugins": "comfyk.plugins"}
+_LATER = {"App": "comfyk.app", "Plugins": "comfyk.plugins", "Session": "comfyk.commands.session"}
 """Names that a plugin mostly needs as types: their modules are imported when they are asked for."""
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from comfyk.context import active_app, set_app
 from comfyk.database import Database, DatabaseError
-from comfyk.events import Event, EventBus
+from comfyk.events import Event, EventBus, SettingsChanged
 from comfyk.jobs.executor import Executor
 from comfyk.jobs.queue import JobQueue
 from comfyk.nodes.object_info import ObjectInfo
 from comfyk.nodes.registry import NodeRegistry
 from comfyk.packs import Packs
+from comfyk.tasks import FOLDER as TASKS_FOLDER
+from comfyk.tasks import Tasks
 
 if TYPE_CHECKING:
     from comfyk.jobs.store import JobStore
@@ -29,7 +31,7 @@ class App:
     """One comfyk: `async with App(settings, plugins):` has a running queue and all nodes.
 
     Attributes of interest to a plugin: `settings`, `plugins`, `hook` (call hooks), `events`, `folders`, `nodes`,
-    `object_info`, `packs`, `web_directories`, `executor`, `jobs` and `restarting`.
+    `object_info`, `packs`, `tasks`, `web_directories`, `executor`, `jobs` and `restarting`.
     """
 
     def __init__(self, settings: Settings, plugins: Plugins, *, store: JobStore | None = None) -> None:
@@ -38,11 +40,22 @@ class App:
         self.plugins = plugins
         self.hook = plugins.bound_to(self)
         self.events = EventBus()
+        settings.listen(lambda key: self.events.emit(SettingsChanged(key=key)))
         self.folders = settings.make_folders()
+        self.folders.resolve_with(lambda name: self.hook.comfyk_resolve_file(name=name))
         self.nodes = NodeRegistry()
         self.object_info = ObjectInfo(self.nodes)
-        self.packs = Packs(self)
         self.web_directories: dict[str, Path] = {}
+        self.packs = Packs(
+            self.folders,
+            self.nodes,
+            self.web_directories,
+            self.events,
+            self.hook,
+            settings.nodes,
+            self.active,
+        )
+        self.tasks = Tasks(self.folders.user / TASKS_FOLDER, self.events)
         self.executor: Executor
         self.jobs: JobQueue
         self.restarting = False
@@ -56,6 +69,10 @@ class App:
     def active(self) -> AbstractContextManager[App]:
         """Within this context `comfyk.current_app()` is this app."""
         return active_app(self)
+
+    def enter(self) -> None:
+        """Make this the app that `comfyk.current_app()` finds in the calling thread, from now on."""
+        set_app(self)
 
     def register(self) -> None:
         """Let the plugins register folders, nodes and web directories, and load the packs. Runs once."""
@@ -77,7 +94,6 @@ class App:
         self.events.attach(asyncio.get_running_loop())
         self.folders.create()
         self.register()
-        await self.packs.load_async()
         async with AsyncExitStack() as started:
             started.push_async_callback(self._databases.aclose)
             store = self._store or self.hook.comfyk_open_job_store()
@@ -95,10 +111,18 @@ class App:
             if self.hook.implements("comfyk_event"):
                 started.callback(self.events.subscribe(self._tell_plugins))
             started.push_async_callback(self.hook.comfyk_shutdown)
-            await self.hook.comfyk_startup()
             started.push_async_callback(self.jobs.stop)
+            # Stopped first: tasks wait for jobs, and use what plugins started.
+            started.push_async_callback(self.tasks.stop)
+            await self.tasks.open()
+            await self.hook.comfyk_startup()
             await self.jobs.start()
+            started.callback(self.packs.run_alone)
+            self.packs.run_between(self.jobs.between_jobs, self._forget_results)
             self._started = started.pop_all()
+
+    async def _forget_results(self) -> None:
+        await self.executor.free(unload_models=False, free_memory=True)
 
     def _tell_plugins(self, event: Event) -> None:
         self.hook.comfyk_event(event=event)

@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING
 
 from comfyk.events import Event, JobEnded, JobQueued
 from comfyk.hooks import hookimpl
+from comfyk.pack_module import load_module, unload_module
 
 if TYPE_CHECKING:
     from comfyk.app import App
     from comfyk.execution.cache import OutputCache
     from comfyk.execution.executor import ThreadExecutor
     from comfyk.jobs.memory import MemoryJobStore
+    from comfyk.pack_info import PackInfo
 
 log = logging.getLogger("comfyk.jobs")
+
+
+@hookimpl(trylast=True)
+def comfyk_load_pack(app: App, pack: PackInfo) -> bool:
+    load_module(pack, app.nodes, app.web_directories)
+    return True
+
+
+@hookimpl(trylast=True)
+def comfyk_unload_pack(pack: PackInfo) -> bool:
+    unload_module(pack)
+    return True
 
 
 @hookimpl(trylast=True)
@@ -28,14 +42,31 @@ def comfyk_open_job_store(app: App) -> MemoryJobStore:
 def comfyk_create_executor(app: App) -> ThreadExecutor:
     from comfyk.execution.executor import ThreadExecutor
 
-    return ThreadExecutor.of(app)
+    cache = app.hook.comfyk_create_cache()
+    return ThreadExecutor(app.nodes, app.events, app.hook, cache, on_thread=app.enter)
 
 
 @hookimpl(trylast=True)
 def comfyk_create_cache(app: App) -> OutputCache:
-    from comfyk.execution.cache import make_cache
+    from comfyk.execution.cache import GIB, ClassicCache, LruCache, NullCache, RamPressureCache
 
-    return make_cache(app.settings.execution)
+    settings = app.settings.execution
+    match settings.cache:
+        case "classic":
+            return ClassicCache()
+        case "lru":
+            return LruCache(settings.cache_lru)
+        case "none":
+            return NullCache()
+    import psutil
+
+    total = psutil.virtual_memory().total
+    active = settings.cache_ram_gb
+    inactive = settings.cache_ram_inactive_gb
+    return RamPressureCache(
+        headroom=int(active * GIB) if active is not None else min(10 * GIB, max(2 * GIB, total // 10)),
+        inactive_headroom=int(inactive * GIB) if inactive is not None else None,
+    )
 
 
 @hookimpl(trylast=True)

@@ -61,22 +61,16 @@ class _Comfyk(click.Group):
 
 def session(ctx: click.Context) -> Any:
     """The `Session` of this call, made when it is first asked for: `--help` comes before the group runs."""
-    from comfyk.commands.session import Session
+    from comfyk.commands.session import Session, overrides_of
 
     root = ctx.find_root()
     if not isinstance(root.obj, Session):
-        from comfyk.commands.options import OptionError, split_setting
-        from comfyk.settings import Override
+        from comfyk.commands.options import OptionError
 
-        overrides: dict[str, Override] = {}
-        if root.params.get("base_directory"):
-            overrides["folders.base"] = Override(root.params["base_directory"], "--base-directory")
-        for text in root.params.get("set_", ()):
-            try:
-                key, value = split_setting(text)
-            except OptionError as error:
-                raise click.UsageError(str(error)) from error
-            overrides[key] = Override(value, f"--set {text}")
+        try:
+            overrides = overrides_of(root.params.get("base_directory"), root.params.get("set_", ()))
+        except OptionError as error:
+            raise click.UsageError(str(error)) from error
         root.obj = Session(root.params.get("config"), overrides)
     return root.obj
 

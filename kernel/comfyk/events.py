@@ -37,6 +37,7 @@ __all__ = [
     "ProgressState",
     "ProgressText",
     "QueueChanged",
+    "SettingsChanged",
     "now_ms",
 ]
 
@@ -106,6 +107,14 @@ class HistoryDeleted(Event):
     ids: list[str] | None
     """None: all, of one user if `user` is given."""
     user: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class SettingsChanged(Event):
+    """A setting was given another value (`app.settings.change`). Not told to clients."""
+
+    key: str
+    """`section.field`."""
 
 
 @dataclass(slots=True, kw_only=True)

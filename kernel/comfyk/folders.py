@@ -11,13 +11,25 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import yaml
+
+__all__ = [
+    "MODEL_EXTENSIONS",
+    "FolderKind",
+    "FolderType",
+    "Folders",
+    "PathOutsideError",
+    "is_reference",
+    "join_names",
+    "resolve_inside",
+    "split_annotation",
+]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +63,7 @@ _DEEPEST = 200
 """Folders in a path from outside; Python makes them by recursion."""
 
 _ANNOTATION = re.compile(r"^(?P<name>.*?) ?\[(?P<type>input|output|temp)\]$", re.DOTALL)
+_REFERENCE = re.compile(r"[a-z][a-z0-9+.-]+:.")
 _WINDOWS_DEVICE = re.compile(
     r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE
 )
@@ -105,6 +118,11 @@ def split_annotation(name: str) -> tuple[str, FolderType | None]:
     return match["name"], match["type"]  # type: ignore[return-value]
 
 
+def is_reference(name: str) -> bool:
+    """Whether a name has a scheme, as `blake3:...` does, and so may mean a file that only a plugin knows."""
+    return _REFERENCE.match(name) is not None
+
+
 @dataclass(slots=True)
 class FolderKind:
     """One kind of files: where it is looked for, in order, and which extensions count (none: all)."""
@@ -115,13 +133,18 @@ class FolderKind:
 
 @dataclass(slots=True)
 class _Listing:
+    """The files under one folder, good while none of its directories changes."""
+
     names: list[str]
     directories: dict[str, int]
-    """Directory -> mtime in ns; the listing holds while none of them changes. 0: not there yet."""
-    roots: list[Path]
+    """Directory -> mtime in ns. 0: not there yet."""
     settled: bool
     """Whether the directories were last changed long enough before. A file that came right after the listing
     may have left the mtime as it was, since clocks of file systems tick slowly."""
+
+    @property
+    def holds(self) -> bool:
+        return self.settled and all(_mtime(path) == mtime for path, mtime in self.directories.items())
 
 
 class Folders:
@@ -144,7 +167,8 @@ class Folders:
         self.user = user or base / "user"
         self.models = models or base / "models"
         self.kinds: dict[str, FolderKind] = {}
-        self._listings: dict[str, _Listing] = {}
+        self._listings: dict[tuple[Path, frozenset[str]], _Listing] = {}
+        self._resolve: Callable[[str], Path | None] = lambda name: None
         for kind, names in _MODEL_KINDS.items():
             for name in names:
                 self.add(kind, self.models / name, extensions=MODEL_EXTENSIONS)
@@ -195,14 +219,20 @@ class Folders:
     def filenames(self, kind: str) -> list[str]:
         """The files of this kind, as sorted paths relative to their folder, with `/` between names.
 
-        The list is kept until a folder changes. Raises KeyError for an unknown kind.
+        What was found is kept until a folder changes. Raises KeyError for an unknown kind.
         """
-        kind = self.canonical(kind)
-        entry = self.kinds[kind]
-        listing = self._listings.get(kind)
-        if listing is None or listing.roots != entry.paths or not _unchanged(listing):
-            listing = _list_files(entry)
-            self._listings[kind] = listing
+        filled = [names for _, names in self.files(kind) if names]
+        return filled[0] if len(filled) == 1 else sorted({name for names in filled for name in names})
+
+    def files(self, kind: str) -> list[tuple[Path, list[str]]]:
+        """The same folder by folder: each with its sorted names. Raises KeyError."""
+        entry = self.kinds[self.canonical(kind)]
+        return [(root, self._names(root, entry.extensions)) for root in entry.paths]
+
+    def _names(self, root: Path, extensions: frozenset[str]) -> list[str]:
+        listing = self._listings.get((root, extensions))
+        if listing is None or not listing.holds:
+            listing = self._listings[root, extensions] = _list_files(root, extensions)
         return list(listing.names)
 
     def find(self, kind: str, filename: str) -> Path | None:
@@ -218,10 +248,20 @@ class Folders:
                     return path
         return None
 
-    def annotated(self, name: str, default: FolderType = "input") -> Path:
-        """The path for a name such as `sub/photo.png [temp]`. Raises PathOutsideError."""
+    def annotated(self, name: str, default: str = "input", subfolder: str = "") -> Path:
+        """The path for a name such as `sub/photo.png [temp]`, or what a reference such as `blake3:...` means.
+
+        The annotation counts more than `default`. May block on a reference, which plugins look up. Raises
+        PathOutsideError, and ValueError for a `default` that is no folder's.
+        """
         filename, type = split_annotation(name)
-        return resolve_inside(self.directory(type or default), filename)
+        if is_reference(filename) and (path := self._resolve(filename)) is not None:
+            return path
+        return resolve_inside(self.directory(type or default), subfolder, filename)
+
+    def resolve_with(self, resolve: Callable[[str], Path | None]) -> None:
+        """Ask this function for the files that references mean; None: it is the name of a file after all."""
+        self._resolve = resolve
 
     def load_extra_paths(self, file: Path) -> None:
         """Add the folders of an `extra_model_paths.yaml`.
@@ -277,12 +317,6 @@ def join_names(root: Path, filename: str) -> Path:
     return root.joinpath(*names)
 
 
-def _unchanged(listing: _Listing) -> bool:
-    return listing.settled and all(
-        _mtime(directory) == mtime for directory, mtime in listing.directories.items()
-    )
-
-
 def _mtime(directory: str) -> int:
     try:
         return os.stat(directory).st_mtime_ns
@@ -290,27 +324,25 @@ def _mtime(directory: str) -> int:
         return 0
 
 
-def _list_files(kind: FolderKind) -> _Listing:
-    names: set[str] = set()
-    directories: dict[str, int] = {}
+def _list_files(root: Path, extensions: frozenset[str]) -> _Listing:
+    top = str(root)
+    names: list[str] = []
+    directories = {top: _mtime(top)}
     begun = time.time_ns()
-    for root in kind.paths:
-        top = str(root)
-        directories[top] = _mtime(top)
-        seen: set[str] = set()
-        for folder, subfolders, files in os.walk(top, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:  # a link that leads back up
-                subfolders.clear()
-                continue
-            seen.add(real)
-            subfolders[:] = sorted(name for name in subfolders if name != ".git")
-            directories[folder] = _mtime(folder)
-            relative = PurePosixPath(os.path.relpath(folder, top).replace(os.sep, "/"))
-            if "folder" in kind.extensions:
-                names.update(str(relative / name) for name in subfolders)
-            for name in files:
-                if not kind.extensions or os.path.splitext(name)[1].lower() in kind.extensions:
-                    names.add(str(relative / name))
-    settled = max(directories.values(), default=0) < begun - _CLOCK_TICK_NS
-    return _Listing(sorted(names), directories, list(kind.paths), settled)
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if name != ".git")
+        directories[folder] = _mtime(folder)
+        relative = PurePosixPath(os.path.relpath(folder, top).replace(os.sep, "/"))
+        if "folder" in extensions:
+            names += (str(relative / name) for name in subfolders)
+        for name in files:
+            if not extensions or os.path.splitext(name)[1].lower() in extensions:
+                names.append(str(relative / name))
+    settled = max(directories.values()) < begun - _CLOCK_TICK_NS
+    return _Listing(sorted(names), directories, settled)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from comfyk.folders import Folders
     from comfyk.jobs.model import Job, Outcome
     from comfyk.nodes.definition import NodeDef
-    from comfyk.packs import PackInfo
+    from comfyk.pack_info import PackInfo
 
 
 # --- life ---------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def comfyk_before_packs(app: App) -> None:
 
 @hookspec
 def comfyk_supply_packs(app: App) -> Iterable[Path] | None:  # type: ignore[return]
-    """Packs beside those in the `custom_nodes` folders.
+    """Packs beside those in the `custom_nodes` folders. `nodes.disable_custom` and the whitelist hold for them too.
 
     When: packs are looked for, at the start. Also on an app that never starts.
     Thread: the main thread.
@@ -203,8 +203,8 @@ def comfyk_load_pack(app: App, path: Path, pack: PackInfo) -> bool | None:  # ty
     """Load a node pack, the folder or file at `path`. *First result*; the kernel's own loader is asked last, and
     loads a Python module with `NODE_CLASS_MAPPINGS` or `comfy_entrypoint`.
 
-    Nodes that are registered with `app.nodes.add(cls, source=pack.source)` and scripts that are put into
-    `app.web_directories` in this call go when the pack is unloaded.
+    Nodes that are registered with `app.nodes.add(cls, source=pack.source)` go when the pack is unloaded, and so does
+    what this call puts into `app.web_directories` and `sys.path`, and every module whose file is in the pack's folder.
 
     When: at the start, and between jobs while running. Also on an app that never starts.
     Thread: the main thread at the start, a worker thread while running; it may block.
@@ -216,7 +216,7 @@ def comfyk_load_pack(app: App, path: Path, pack: PackInfo) -> bool | None:  # ty
 
 @hookspec(firstresult=True)
 def comfyk_unload_pack(app: App, pack: PackInfo) -> bool | None:  # type: ignore[return]
-    """Let go of what loading the pack made beside nodes and scripts: modules, threads. *First result*.
+    """Let go of what loading the pack made beside nodes, scripts and modules, such as threads. *First result*.
 
     When: its nodes and scripts are gone, no job runs.
     Thread: a worker thread.

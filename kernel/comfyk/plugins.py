@@ -11,18 +11,15 @@ import importlib.metadata
 import inspect
 import json
 import logging
-import os
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from comfyk import builtin, hooks, hookspecs
+from comfyk.atomic import write_file
 from comfyk.hooks import PROJECT, BoundHooks, HookCalls
-
-if TYPE_CHECKING:
-    from comfyk.app import App
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +191,7 @@ class Plugins:
         """Like `call`, for async hooks."""
         return await self._hooks.call_async(hook, **arguments)
 
-    def bound_to(self, app: App) -> BoundHooks:
+    def bound_to(self, app: object) -> BoundHooks:
         """The hooks, called with `app` as the app."""
         return BoundHooks(self._hooks, {"app": app})
 
@@ -254,10 +251,7 @@ class Plugins:
             for plugin in self._plugins.values()
             if plugin.errors
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.name}.{os.getpid()}")
-        part.write_text(json.dumps(errors, indent=1), encoding="utf-8")
-        part.replace(file)
+        write_file(file, json.dumps(errors, indent=1))
 
 
 def load_errors(file: Path) -> dict[str, list[PluginError]]:

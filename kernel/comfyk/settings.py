@@ -6,7 +6,8 @@ A section is a pydantic model; the kernel's are in this file, and each plugin ad
     class HttpSettings(Section):
         port: Annotated[int, Option("--port")] = Field(default=8188, description="The port to listen on.")
 
-Without one it is still reached by `--set http.port=8188`, `COMFYK_HTTP__PORT=8188` and `[http] port = 8188`.
+Without one it is still reached by `--set http.port=8188`, `COMFYK_HTTP__PORT=8188` and `[http] port = 8188`. A field
+that had another key says so by `Formerly("server.port")`, so that old files and variables still count.
 """
 
 from __future__ import annotations
@@ -15,20 +16,37 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, get_args, overload
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
 
+from comfyk.config_file import ConfigFile
 from comfyk.folders import Folders
-from comfyk.settings_sources import ENV_PREFIX, Layers, Override, SettingsError
+from comfyk.settings_sources import (
+    ENV_PREFIX,
+    Formerly,
+    Layers,
+    Override,
+    SettingsError,
+    did_you_mean,
+    parse_text,
+)
 
 if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
 
-    from comfyk.plugins import Plugins
 
-__all__ = ["AbsolutePath", "Option", "Override", "Section", "Settings", "SettingsError", "load_settings"]
+__all__ = [
+    "AbsolutePath",
+    "Formerly",
+    "Option",
+    "Override",
+    "Section",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+]
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +144,7 @@ class NodeSettings(_KernelSection):
 
     disable_custom: Annotated[bool, Option("--disable-all-custom-nodes")] = Field(
         default=False,
-        description="Load nothing from the `custom_nodes` folders but what the whitelist names.",
+        description="Load no node packs but those that the whitelist names.",
     )
     whitelist: Annotated[list[str], Option("--whitelist-custom-nodes", metavar="NAME ...")] = Field(
         default=[],
@@ -176,24 +194,6 @@ class ExecutionSettings(_KernelSection):
         ge=0,
         description="Keep the results of earlier prompts too, while so many gigabytes are free. Unset: drop them.",
     )
-    preview_method: Annotated[Literal["none", "auto", "latent2rgb", "taesd"], Option("--preview-method")] = (
-        Field(
-            default="none",
-            description="How samplers show the picture under way.",
-        )
-    )
-    preview_size: Annotated[int, Option("--preview-size", metavar="PIXELS")] = Field(
-        default=512,
-        ge=16,
-        le=8192,
-        description="The longer side of such a preview.",
-    )
-    device: Annotated[
-        Literal["auto", "cpu"], Option("--cpu", const="cpu", help="Compute on the CPU only.")
-    ] = Field(
-        default="auto",
-        description="What to compute on.",
-    )
 
 
 class JobSettings(_KernelSection):
@@ -203,15 +203,6 @@ class JobSettings(_KernelSection):
         default=2,
         ge=1,
         description="How often a job is started before it fails, when the server dies while it runs.",
-    )
-
-
-class MetadataSettings(_KernelSection):
-    """What saved files say about their making."""
-
-    disable: Annotated[bool, Option("--disable-metadata")] = Field(
-        default=False,
-        description="Do not write the prompt and the workflow into saved files.",
     )
 
 
@@ -280,10 +271,10 @@ class Settings(BaseSettings):
     nodes: NodeSettings = Field(default_factory=NodeSettings)
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
-    metadata: MetadataSettings = Field(default_factory=MetadataSettings)
     logging: LogSettings = Field(default_factory=LogSettings)
 
     _layers: Layers | None = PrivateAttr(default=None)
+    _listeners: list[Callable[[str], None]] = PrivateAttr(default_factory=list)
 
     @overload
     def section(self, name: str) -> Any: ...
@@ -301,6 +292,76 @@ class Settings(BaseSettings):
     def source(self, key: str) -> str:
         """What gave `section.field` its value: a file and line, a variable, an option, or `default`."""
         return (self._layers and self._layers.where(key.split("."))) or "default"
+
+    def change(self, key: str, value: Any) -> None:
+        """Give `section.field` another value, at once and in the configuration file; None: its default again.
+
+        The file keeps its comments and its layout. Who looks at the setting when it counts sees the new value, who
+        looked at the start does not. Raises SettingsError for a key that there is not, a value that is not allowed,
+        and where an option or a variable sets the key, since that would win at the next start; OSError when the file
+        cannot be written. Then nothing was changed.
+        """
+        section, _, name = key.partition(".")
+        model = self._model_of(section, name)
+        layers = self._layers
+        if layers is None or layers.file.path is None:
+            raise SettingsError([f"{key}: these settings were read from no file, so none can be changed"])
+        if stronger := layers.stronger_than_file([section, name]):
+            raise SettingsError([f"{key}: {stronger} sets it; change it there, or take it away there"])
+        try:
+            file = ConfigFile.read(layers.file.path)  # it may have been edited since
+            plain = None if value is None else self._plain(layers, file, section, name, value)
+            changed = Layers(type(self), file.changed(section, name, plain), layers.overrides)
+        except ValueError as error:
+            raise SettingsError([str(error)]) from error
+        try:
+            new = model.model_validate(changed.merged(section))
+        except ValidationError as error:
+            raise SettingsError(changed.explain(error, section)) from error
+        changed.file.write()
+        changed.file.edited = None
+        self._layers = changed
+        current = getattr(self, section)
+        for field in model.model_fields:  # in place: others hold the section
+            setattr(current, field, getattr(new, field))
+        for listener in tuple(self._listeners):
+            listener(key)
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with each key that is changed."""
+        self._listeners.append(listener)
+
+    def _model_of(self, section: str, name: str) -> type[BaseModel]:
+        """The section's model. Raises SettingsError when there is no such key."""
+        field = type(self).model_fields.get(section)
+        model: Any = None if field is None else field.annotation
+        if model is None:
+            hint = did_you_mean(section, type(self).model_fields) or ";"
+            known = ", ".join(sorted(type(self).model_fields))
+            raise SettingsError([f"there is no section {section!r}{hint} the sections are {known}"])
+        if name not in model.model_fields:
+            hint = did_you_mean(name, model.model_fields) or ";"
+            raise SettingsError(
+                [f"there is no key {section}.{name}{hint} [{section}] has {', '.join(model.model_fields)}"]
+            )
+        return model
+
+    def _plain(self, layers: Layers, file: ConfigFile, section: str, name: str, value: Any) -> Any:
+        """The value as the file is to have it. Raises SettingsError when it is not allowed."""
+        model = self._model_of(section, name)
+        if isinstance(value, str):
+            value = parse_text(model.model_fields[name].annotation, value)
+        before = Layers(type(self), file, layers.overrides).merged(section)
+        try:
+            valid = model.model_validate({**before, name: value})
+        except ValidationError as error:
+            lines = [
+                f"{section}.{name}: {value!r}: {detail['msg']}"
+                for detail in error.errors(include_url=False)
+                if detail["loc"][:1] in ((name,), ())
+            ]
+            raise SettingsError(lines or layers.explain(error, section)) from error
+        return valid.model_dump(mode="json", include={name})[name]
 
     def make_folders(self) -> Folders:
         """The folder registry that these settings describe. Raises SettingsError for bad extra paths."""
@@ -325,7 +386,15 @@ class Settings(BaseSettings):
 # --- loading -----------------------------------------------------------------------------------------------
 
 
-def plugin_sections(plugins: Plugins) -> dict[str, type[BaseModel]]:
+class AskedForSections(Protocol):
+    """What reading the settings asks of the plugins (`comfyk.Plugins`)."""
+
+    def call_each(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]: ...
+    def record(self, name: str, hook: str, error: BaseException) -> None: ...
+    def names(self, *states: Any) -> list[str]: ...
+
+
+def plugin_sections(plugins: AskedForSections) -> dict[str, type[BaseModel]]:
     """The sections of all plugins. What cannot be a section is recorded as the plugin's error."""
     sections: dict[str, type[BaseModel]] = {}
     hook = "comfyk_register_settings"
@@ -347,19 +416,16 @@ def plugin_sections(plugins: Plugins) -> dict[str, type[BaseModel]]:
 
 def disabled_plugins(toml: Path | None, overrides: Mapping[str, Any]) -> list[str]:
     """`plugins.disabled`, which must be known before the plugins are there. Raises SettingsError."""
-    layers = Layers(Settings, toml, overrides)
-    values: dict[str, Any] = {}
-    for layer in reversed(layers.data):
-        section = layer.get("plugins")
-        values.update(section if isinstance(section, dict) else {})
+    layers = Layers.read(Settings, toml, overrides)
     try:
-        return PluginSettings.model_validate({"disabled": values.get("disabled", [])}).disabled
+        disabled = layers.merged("plugins").get("disabled", [])
+        return PluginSettings.model_validate({"disabled": disabled}).disabled
     except ValidationError as error:
         raise SettingsError(layers.explain(error, "plugins")) from error
 
 
 def load_settings(
-    plugins: Plugins, *, toml: Path | None = None, overrides: Mapping[str, Any] | None = None
+    plugins: AskedForSections, *, toml: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
     """Read all settings.
 
@@ -370,7 +436,7 @@ def load_settings(
         name: (model, Field(default_factory=model)) for name, model in plugin_sections(plugins).items()
     }
     model = create_model("Settings", __base__=Settings, **fields)
-    layers = Layers(model, toml, overrides or {})
+    layers = Layers.read(model, toml, overrides or {})
     layers.take_unknown(plugins.names("disabled", "failed"))
 
     def sources(

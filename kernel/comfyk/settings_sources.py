@@ -43,6 +43,16 @@ class Override:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Formerly:
+    """The key that a field had before: `Annotated[int, Formerly("server.port")]`.
+
+    What a source gives under it counts for the field, where that source does not give the new key too.
+    """
+
+    key: str
+
+
 class _Environment(EnvSettingsSource):
     """`COMFYK_SECTION__FIELD`, with lists also as `a,b`."""
 
@@ -79,8 +89,8 @@ def _members(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _holds_path(annotation: Any) -> bool:
-    return annotation is Path or any(_holds_path(argument) for argument in get_args(annotation))
+def holds_path(annotation: Any) -> bool:
+    return annotation is Path or any(holds_path(argument) for argument in get_args(annotation))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -92,39 +102,46 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 class Layers:
     """The sources of one `Settings` class, strongest first: command line, environment, file."""
 
-    def __init__(self, model: type[BaseSettings], toml: Path | None, overrides: Mapping[str, Any]) -> None:
+    @classmethod
+    def read(cls, model: type[BaseSettings], toml: Path | None, overrides: Mapping[str, Any]) -> Layers:
+        """With a file that may be absent. Raises SettingsError when it is not TOML."""
+        try:
+            file = ConfigFile(None) if toml is None else ConfigFile.read(toml)
+        except ValueError as error:
+            raise SettingsError([str(error)]) from error
+        return cls(model, file, overrides)
+
+    def __init__(self, model: type[BaseSettings], file: ConfigFile, overrides: Mapping[str, Any]) -> None:
         self.problems: list[str] = []
         self._sections: dict[str, Any] = {
             name: field.annotation for name, field in model.model_fields.items()
         }
-        self._overrides = overrides
-        self._file = ConfigFile(None)
-        if toml is not None and toml.is_file():
-            try:
-                self._file = ConfigFile.read(toml)
-            except ValueError as error:
-                raise SettingsError([str(error)]) from error
+        self.overrides = overrides
+        self.file = file
         self.data: list[dict[str, Any]] = [
             self._read_overrides(),
             _Environment(model)(),
             self._read_file(),
         ]
+        self._former: dict[tuple[int, str, str], list[str]] = {}
+        """Which source gave a field under its former key: source, section and field -> that key."""
+        self._take_former_keys()
 
-    def _annotation(self, section: str, name: str) -> Any:
+    def annotation(self, section: str, name: str) -> Any:
         model = self._sections.get(section)
         field = model.model_fields.get(name) if model is not None else None
         return None if field is None else field.annotation
 
     def _read_overrides(self) -> dict[str, Any]:
         layer: dict[str, Any] = {}
-        for key, given in self._overrides.items():
+        for key, given in self.overrides.items():
             value = given.value if isinstance(given, Override) else given
             section, _, name = key.partition(".")
             if not section or not name:
                 self.problems.append(f"{self.where([section, name])}: {key!r} is not of the form section.key")
                 continue
             if isinstance(value, str):
-                value = parse_text(self._annotation(section, name), value)
+                value = parse_text(self.annotation(section, name), value)
             layer.setdefault(section, {})[name] = value
         return layer
 
@@ -132,13 +149,34 @@ class Layers:
         """The file's data, with paths made relative to the file instead of the current directory."""
         layer = {
             section: dict(values) if isinstance(values, dict) else values
-            for section, values in self._file.data.items()
+            for section, values in self.file.data.items()
         }
         for section, values in layer.items():
             for name, value in values.items() if isinstance(values, dict) else ():
-                if self._file.path is not None and _holds_path(self._annotation(section, name)):
-                    layer[section][name] = _beside(self._file.path, value)
+                if self.file.path is not None and holds_path(self.annotation(section, name)):
+                    layer[section][name] = _beside(self.file.path, value)
         return layer
+
+    def _take_former_keys(self) -> None:
+        """Put values under the keys that their fields have now."""
+        for section, model in self._sections.items():
+            for name, field in model.model_fields.items():
+                for former in (mark for mark in field.metadata if isinstance(mark, Formerly)):
+                    self._take_former(former.key, section, name)
+
+    def _take_former(self, key: str, section: str, name: str) -> None:
+        old_section, _, old_name = key.partition(".")
+        for index, layer in enumerate(self.data):
+            old, new = layer.get(old_section), layer.get(section, {})
+            if not isinstance(old, dict) or not isinstance(new, dict) or old_name not in old:
+                continue
+            log.warning(
+                "%s: %s is %s.%s now", self._where_in(index, [old_section, old_name]), key, section, name
+            )
+            value = old.pop(old_name)
+            if name not in new:
+                layer[section] = {**new, name: value}
+                self._former[index, section, name] = [old_section, old_name]
 
     def take_unknown(self, silent_plugins: Collection[str]) -> None:
         """Take out sections and keys that nobody knows, and note them as problems.
@@ -154,7 +192,7 @@ class Layers:
             for section in list(layer):
                 if section not in self._sections:
                     del layer[section]
-                    words = self._overridden(section) if index == 0 else [self._file.where([section])]
+                    words = self._overridden(section) if index == 0 else [self.file.where([section])]
                     for word in words:
                         self._unknown_section(word, section, silent_plugins if index else ())
                 elif isinstance(layer[section], dict):
@@ -184,13 +222,16 @@ class Layers:
             )
 
     def _overridden(self, section: str) -> list[str]:
-        return [self._override_source(key) for key in self._overrides if key.startswith(f"{section}.")]
+        return [self._override_source(key) for key in self.overrides if key.startswith(f"{section}.")]
 
     def _override_source(self, key: str) -> str:
-        given = self._overrides.get(key)
+        given = self.overrides.get(key)
         return given.source if isinstance(given, Override) else f"override {key}"
 
     def _where_in(self, index: int, key: Sequence[str]) -> str:
+        if len(key) > 1:
+            former = self._former.get((index, key[0], key[1]))
+            key = key if former is None else [*former, *key[2:]]
         if index == 0:
             return self._override_source(".".join(key[:2]))
         if index == 1:
@@ -199,7 +240,22 @@ class Layers:
             while wanted not in variables and "__" in wanted:  # a whole section or list as JSON
                 wanted = wanted.rpartition("__")[0]
             return variables.get(wanted, wanted)
-        return self._file.where(key)
+        return self.file.where(key)
+
+    def merged(self, section: str) -> dict[str, Any]:
+        """What all sources together say of a section."""
+        values: dict[str, Any] = {}
+        for layer in reversed(self.data):
+            given = layer.get(section)
+            values.update(given if isinstance(given, dict) else {})
+        return values
+
+    def stronger_than_file(self, key: Sequence[str]) -> str | None:
+        """The option or variable that gives a key its value, whatever the file says."""
+        for index, layer in enumerate(self.data[:2]):
+            if key[1] in layer.get(key[0], {}):
+                return self._where_in(index, key)
+        return None
 
     def where(self, key: Sequence[str]) -> str | None:
         """What gave a key its value; None: it has its default."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,18 @@ from comfyk_http.plugin import server_of
 
 
 @asynccontextmanager
-async def serving(base: Path, **overrides: Any) -> AsyncIterator[aiohttp.ClientSession]:
+async def serving(
+    base: Path, plugins: Iterable[object] = (), **overrides: Any
+) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of a server on this base folder. `frontend__root=...` is the setting `frontend.root`."""
-    plugins = Plugins()
-    plugins.register(comfyk_frontend.plugin, "frontend")
-    plugins.register(comfyk_http.plugin, "http")
+    loaded = Plugins()
+    loaded.register(comfyk_frontend.plugin, "frontend")
+    loaded.register(comfyk_http.plugin, "http")
+    for index, plugin in enumerate(plugins):
+        loaded.register(plugin, f"plugin{index}")
     settings = {"folders.base": str(base), "http.port": 0}
     settings |= {key.replace("__", "."): value for key, value in overrides.items()}
-    app = App(load_settings(plugins, overrides=settings), plugins)
+    app = App(load_settings(loaded, overrides=settings), loaded)
     async with app:
         await app.serve()
         async with aiohttp.ClientSession(server_of(app).url) as client:

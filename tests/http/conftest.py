@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import comfyk_http.plugin
 import pytest
+from aiohttp import web
 from comfyk import check_interrupted, progress, progress_text
 from comfyk.app import App
 from comfyk.events import PreviewImage
@@ -23,6 +24,7 @@ from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
 from comfyk_http.plugin import server_of
 from comfyk_http.server import HttpServer
+from comfyk_http.websocket import SOCKETS
 from PIL import Image
 
 
@@ -108,7 +110,7 @@ class Waits(Show):
 NODES = [Number, Show, Fails, Steps, Waits]
 
 
-@dataclass
+@dataclass(eq=False)
 class Socket:
     """A WebSocket client."""
 
@@ -134,15 +136,6 @@ class Socket:
                 and all(message["data"].get(key) == value for key, value in data.items())
             ):
                 return messages
-
-    async def rest(self) -> list[Any]:
-        """What has come already, and what comes in a moment."""
-        messages = []
-        try:
-            while True:
-                messages.append(await self.next(0.1))
-        except TimeoutError:
-            return messages
 
     async def end_of(self, job_id: str) -> list[Any]:
         """All messages until the job has ended."""
@@ -200,6 +193,18 @@ class Server:
                 await ws.send_json({"type": "feature_flags", "data": flags})
                 await socket.until("feature_flags")
             yield socket
+
+    @property
+    def sockets(self) -> set[web.WebSocketResponse]:
+        """The WebSockets whose handlers run."""
+        assert self.http._runner is not None and self.http._runner.app is not None
+        return self.http._runner.app[SOCKETS]
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Let the server run until this is so; fails after ten seconds."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0)
 
     async def get(self, path: str, **options: Any) -> tuple[int, Any]:
         """Status and JSON (or bytes) of a GET."""

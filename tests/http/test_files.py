@@ -182,10 +182,9 @@ async def test_an_upload_that_breaks_off_leaves_nothing(server: Any) -> None:
         b'--b\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\nhalf a file'
     )
     await writer.drain()
-    await asyncio.sleep(0.1)
+    await server.until(lambda: list(server.app.folders.input.iterdir()))
     writer.close()
-    await asyncio.sleep(0.2)
-    assert list(server.app.folders.input.iterdir()) == []
+    await server.until(lambda: not list(server.app.folders.input.iterdir()))
     assert (await server.upload(b"x"))[0] == 200
 
 

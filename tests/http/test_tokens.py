@@ -12,8 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from comfyk_http.authentication import token_needed
-from comfyk_http.settings import HttpSettings
+from comfyk_http.settings import HttpSettings, token_needed
 from comfyk_http.tokens import FILE, TokenError, Tokens
 
 TLS = Path(__file__).with_name("tls")

@@ -214,7 +214,7 @@ async def test_an_interrupted_upload_leaves_the_old_file(server: Any) -> None:
     _, writer = await asyncio.open_connection(host, port)
     writer.write(b"POST /userdata/a.json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nnew")
     await writer.drain()
+    await server.until(lambda: list(server.app.folders.user.rglob(".comfyk-upload-*")))
     writer.close()
-    await asyncio.sleep(0.2)
+    await server.until(lambda: not list(server.app.folders.user.rglob(".comfyk-upload-*")))
     assert (server.app.folders.user / "default" / "a.json").read_bytes() == b"old"
-    assert not list(server.app.folders.user.rglob(".comfyk-upload-*"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import struct
 import sys
 from contextlib import suppress
@@ -16,10 +15,7 @@ import psutil
 import pytest
 from aiohttp import WSMsgType
 from comfyk import hookimpl
-from comfyk.events import Event, Progress
-from comfyk_http.clients import BEHIND, Client
-from comfyk_http.frames import binary_frame
-from comfyk_http.hub import Hub
+from comfyk.events import Event, HistoryDeleted, JobEnded, JobQueued, Message
 
 
 def types(messages: list[Any]) -> list[str]:
@@ -73,11 +69,11 @@ async def test_others_hear_of_the_queue_only(server: Any) -> None:
 async def test_jobs_of_no_client_tell_all_of_progress_and_interruption(server: Any) -> None:
     async with server.socket("a") as a, server.socket("b") as b:
         await server.run(server.steps(steps=2, size=10))
-        await server.submit(server.single("Waits", value=1))
-        await asyncio.sleep(0.1)
+        job_id = await server.submit(server.single("Waits", value=1))
+        before = {socket: await socket.until("progress_state", prompt_id=job_id) for socket in (a, b)}
         await server.post("/interrupt")
         for socket in (a, b):
-            heard = set(types(await socket.until("execution_interrupted")))
+            heard = set(types(before[socket] + await socket.until("execution_interrupted")))
             assert {"progress", "progress_state", "binary 1", "binary 3"} <= heard
             assert not {"execution_start", "executing", "executed", "execution_success"} & heard
 
@@ -119,22 +115,26 @@ async def test_feature_flags_are_negotiated(server: Any) -> None:
 async def test_a_client_that_comes_back_is_told_what_runs(server: Any) -> None:
     job_id = await server.submit(server.single("Waits", value=1), client_id="me")
     async with server.socket("me") as first:
-        await asyncio.sleep(0.1)
+        await first.until("executing", node="1")
         async with server.socket("me") as second:
             message = (await second.until("executing"))[-1]
             assert message["data"] == {"node": "1", "display_node": "1", "prompt_id": job_id}
             await server.post("/interrupt")
             await second.until("execution_interrupted")
-            assert "execution_interrupted" not in types(await first.rest())
+            # What a client asks for comes to it after all that it was sent before.
+            await first.ws.send_json({"type": "feature_flags", "data": {}})
+            assert "execution_interrupted" not in types(await first.until("feature_flags"))
 
 
 async def test_the_older_connection_does_not_take_the_newer_one_along(server: Any) -> None:
     async with server.socket("me") as older, server.socket("me") as newer:
+        assert len(server.sockets) == 2
         await older.ws.close()
-        await asyncio.sleep(0.05)
+        await server.until(lambda: len(server.sockets) == 1)
+        assert len(server.http.hub) == 1
         job_id = await server.submit(server.show(), client_id="me")
         await newer.end_of(job_id)
-    await asyncio.sleep(0.05)
+    await server.until(lambda: not server.sockets)
     assert len(server.http.hub) == 0
 
 
@@ -191,6 +191,36 @@ class Reply(Event):
         return {"hello": "there"}
 
 
+async def test_messages_go_to_one_client_or_to_all(server: Any) -> None:
+    emit = server.app.events.emit
+    async with server.socket("a") as a, server.socket("b") as b:
+        emit(Message(client_id="a", message_type="assets.seed", content={"done": 1}))
+        emit(Message(client_id="a", message_type="", content=b"\x00\x00\x00\x63binary"))
+        emit(Message(client_id="nobody", message_type="secret"))
+        emit(Message(message_type="all", content=[None, float("nan")]))
+        for_all = {"type": "all", "data": [None, None]}
+        assert [await a.next() for _ in range(3)] == [
+            {"type": "assets.seed", "data": {"done": 1}},
+            b"\x00\x00\x00\x63binary",
+            for_all,
+        ]
+        assert await b.next() == for_all
+
+
+async def test_what_is_for_plugins_only_is_told_to_no_client(server: Any) -> None:
+    async with server.socket("a") as socket:
+        for event in (
+            JobQueued(job_id="1", client_id="a"),
+            JobEnded(job_id="1", client_id="a", status="completed"),
+            JobEnded(job_id="1", status="completed"),
+            HistoryDeleted(ids=["1"]),
+            HistoryDeleted(ids=None, client_id="a"),
+        ):
+            server.app.events.emit(event)
+        server.app.events.emit(Message(message_type="last"))
+        assert (await socket.next())["type"] == "last"
+
+
 async def test_plugins_hear_and_send_messages(start: Any) -> None:
     plugin = Listener()
     server = await start(plugins=[plugin])
@@ -201,13 +231,15 @@ async def test_plugins_hear_and_send_messages(start: Any) -> None:
     assert plugin.heard == [("me", {"type": "hello"})]
 
 
-async def test_clients_are_told_when_the_server_stops(start: Any) -> None:
+@pytest.mark.parametrize(("restart", "code"), [(False, 1001), (True, 1012)])
+async def test_clients_are_told_when_the_server_stops(start: Any, restart: bool, code: int) -> None:
     server = await start()
+    server.app.request_stop(restart=restart)
     ws = await server.client.ws_connect("/ws")
     await ws.receive_json()
     stopping = asyncio.create_task(server.http.stop())
     message = await ws.receive(5)
-    assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
+    assert (message.type, message.data) == (WSMsgType.CLOSE, code)
     await stopping
 
 
@@ -236,84 +268,6 @@ async def _connect_and_sleep(server: Any) -> Any:
     )
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer
-
-
-class Transport:
-    """A transport whose client takes in nothing while `stuck`."""
-
-    def __init__(self, stuck: bool = True) -> None:
-        self.stuck = stuck
-        self.sent: list[bytes] = []
-        self.aborted = False
-
-    def is_closing(self) -> bool:
-        return self.aborted
-
-    def get_write_buffer_size(self) -> int:
-        return 1_000_000 if self.stuck and self.sent else 0
-
-    def write(self, data: bytes) -> None:
-        self.sent.append(data)
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-def _client(transport: Transport, **limits: Any) -> Client:
-    limits = {"most_bytes": 3_000_000, "timeout": 60, **limits}
-    return Client("stuck", transport, **limits)  # type: ignore[arg-type]
-
-
-async def _sent(client: Client) -> None:
-    while not client.idle:
-        await asyncio.sleep(0.01)
-
-
-async def test_of_progress_only_the_newest_is_kept_for_a_slow_client() -> None:
-    transport = Transport()
-    client = _client(transport)
-    client.send(b"first")
-    await asyncio.sleep(0)
-    for number in range(5000):
-        client.send(b" %d" % number, newest="progress")
-    client.send(b" last")
-    assert len(client._waiting) <= 2 * BEHIND + 1
-    await asyncio.sleep(0.1)
-    assert transport.sent == [b"first"]
-    transport.stuck = False
-    await _sent(client)
-    _, *numbers, last = b"".join(transport.sent).split()
-    assert (numbers[-1], last) == (b"4999", b"last")
-    assert sorted(map(int, numbers)) == list(map(int, numbers))
-    assert len(numbers) <= BEHIND + 1
-    assert not transport.aborted
-
-
-async def test_a_client_that_keeps_up_gets_all_progress_in_few_writes() -> None:
-    transport = Transport(stuck=False)
-    client = _client(transport)
-    for number in range(BEHIND):
-        client.send(b"%d " % number, newest="progress")
-    await _sent(client)
-    assert transport.sent == [b"".join(b"%d " % number for number in range(BEHIND))]
-
-
-async def test_a_crowd_is_told_the_newest_progress_and_everything_else_in_order() -> None:
-    hub, transports = Hub(), []
-    for number in range(50):
-        transports.append(Transport(stuck=False))
-        hub.add(Client(str(number), transports[-1], most_bytes=1_000_000, timeout=60))  # type: ignore[arg-type]
-    for value in range(500):
-        hub.on_event(Progress(job_id="job", node="1", value=value, max=500))
-        if value % 100 == 0:
-            hub.send("note", value)
-    await hub.flush(1)
-    for transport in transports:
-        assert len(transport.sent) == 1
-        messages = b"".join(transport.sent)
-        assert messages.count(b'"progress"') == 1
-        assert b'"value":499' in messages
-        assert re.findall(rb'"note","data":(\d+)', messages) == [b"0", b"100", b"200", b"300", b"400"]
 
 
 async def test_two_hundred_clients_of_whom_half_never_read(start: Any, caplog: Any) -> None:
@@ -346,45 +300,12 @@ async def test_two_hundred_clients_of_whom_half_never_read(start: Any, caplog: A
     assert grown < 100 * 1024 * 1024
 
 
-async def test_a_client_for_which_too_much_waits_is_dropped(caplog: Any) -> None:
-    transport = Transport()
-    client = _client(transport)
-    for _ in range(60):
-        client.send(b"x" * 100_000)
-        await asyncio.sleep(0)
-    assert transport.aborted
-    assert "is dropped" in caplog.text
-    client.send(b"more")
-    assert client.idle
-
-
-async def test_a_client_that_takes_in_nothing_for_long_is_dropped(caplog: Any) -> None:
-    transport = Transport()
-    client = _client(transport, timeout=0.05)
-    client.send(b"x")
-    await asyncio.sleep(0)
-    client.send(b"y")
-    await asyncio.sleep(0.5)
-    assert transport.aborted
-    assert "took in nothing" in caplog.text
-
-
-async def test_what_comes_at_once_drops_no_client_that_reads() -> None:
-    transport = Transport(stuck=False)
-    client = _client(transport, most_bytes=10_000)
-    for _ in range(3 * BEHIND):
-        client.send(b"x" * 10_000)
-    await _sent(client)
-    assert len(b"".join(transport.sent)) == 3 * BEHIND * 10_000
-    assert not transport.aborted
-
-
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535, 65_536, 1_000_000])
 async def test_messages_of_every_length_arrive(server: Any, length: int) -> None:
     async with server.socket() as socket:
-        server.http.hub.send("test", "x" * length)
+        server.app.events.emit(Message(message_type="test", content="x" * length))
         assert await socket.next() == {"type": "test", "data": "x" * length}
-        next(iter(server.http.hub._clients.values())).send(binary_frame(b"y" * length))
+        server.app.events.emit(Message(message_type="test", content=b"y" * length))
         assert await socket.next() == b"y" * length
 
 
@@ -394,5 +315,5 @@ async def test_many_clients_come_and_go(server: Any) -> None:
             await asyncio.sleep(0.001 * (number % 7))
 
     await asyncio.gather(*(visit(number) for number in range(100)))
-    await asyncio.sleep(0.05)
+    await server.until(lambda: not server.sockets)
     assert len(server.http.hub) == 0

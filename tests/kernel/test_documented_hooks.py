@@ -130,16 +130,12 @@ async def test_the_examples_run_together(tmp_path: Path, capsys: pytest.CaptureF
         assert await app.hook.comfyk_file_saved(path=tmp_path / "a.txt", folder="input", user="default") == [
             {"size": 5}
         ]
+        await app.packs.unload("a.hello")
         assert app.hook.comfyk_resolve_file(name="hello:portrait") == app.folders.input / "portrait.png"
     # One of the startup example, before this listened, and one for the client that said hello.
     assert [(event.client_id, event.data()) for event in told[-1:]] == [("me", {"text": "Hello to you"})]
     problems = [(info.name, error.hook, error.message) for info in plugins.infos() for error in info.errors]
     assert problems == []
     generators = {"comfyk_node_call", "comfyk_doctor"}
-    assert called == HOOKS.keys() - generators - {
-        "comfyk_unload_pack",
-        "comfyk_node_failed",
-        "comfyk_supply_packs",
-        "comfyk_veto_pack",
-    }
+    assert called == HOOKS.keys() - generators - {"comfyk_node_failed"}
     assert "Shout took" in capsys.readouterr().out

@@ -197,3 +197,41 @@ def test_extra_model_paths_that_cannot_be_read_name_the_file(tmp_path, text, mes
     assert str(file) in str(error.value)
     with pytest.raises(ValueError, match="cannot be read"):
         Folders(tmp_path).load_extra_paths(tmp_path / "absent.yaml")
+
+
+def test_files_are_known_by_the_folder_that_they_are_in(folders, tmp_path):
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "b.safetensors").touch()
+    (second / "z.ckpt").touch()
+    folders.add("checkpoints", second)
+    first = tmp_path / "models" / "checkpoints"
+    assert folders.files("checkpoints") == [
+        (first, ["b.safetensors", "sd/a.CKPT"]),
+        (second, ["b.safetensors", "z.ckpt"]),
+    ]
+    assert folders.filenames("checkpoints") == ["b.safetensors", "sd/a.CKPT", "z.ckpt"]
+    folders.add("notes", first, extensions={".txt"})  # another kind in the same folder
+    assert folders.filenames("notes") == ["sd/notes.txt"]
+    assert folders.filenames("checkpoints") == ["b.safetensors", "sd/a.CKPT", "z.ckpt"]
+
+
+def test_what_a_reference_means_is_asked_for_and_nothing_else(tmp_path):
+    folders, asked = Folders(tmp_path), []
+
+    def resolve(name):
+        asked.append(name)
+        return tmp_path / "elsewhere" if name == "blake3:abc" else None
+
+    folders.resolve_with(resolve)
+    assert folders.annotated("blake3:abc") == tmp_path / "elsewhere"
+    assert folders.annotated("blake3:abc [output]", "temp", "sub") == tmp_path / "elsewhere"
+    assert folders.annotated("cat:b.png", "temp", "sub") == tmp_path / "temp/sub/cat:b.png"
+    assert folders.annotated("plain.png", "output", "sub") == tmp_path / "output/sub/plain.png"
+    assert folders.annotated("sub/xy:z.png") == tmp_path / "input/sub/xy:z.png"
+    assert asked == ["blake3:abc", "blake3:abc", "cat:b.png"]
+    for wrong in ("blake3:x/../../y", "C:x", "C:\\x"):
+        with pytest.raises(PathOutsideError):
+            folders.annotated(wrong)
+    with pytest.raises(ValueError, match="unknown folder type"):
+        folders.annotated("plain.png", "models")

@@ -122,7 +122,8 @@ async def test_two_executors_are_offered_and_one_is_made(tmp_path: Path) -> None
     def offer(name: str) -> Callable[..., Any]:
         def create(app: App) -> ThreadExecutor:
             made.append(name)
-            return ThreadExecutor.of(app)
+            cache = app.hook.comfyk_create_cache()
+            return ThreadExecutor(app.nodes, app.events, app.hook, cache, on_thread=app.enter)
 
         return create
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import sys
 import textwrap
+import threading
+import time
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfyk import hookimpl
 from comfyk.app import App
-from comfyk.packs import PackInfo
+from comfyk.io.node import NodeReplace
+from comfyk.nodes.registry import NodeRegistry
+from comfyk.packs import PackInfo, PacksChanged
 from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
 
@@ -48,7 +55,7 @@ async def comfy_entrypoint():
 
 def pack(base: Path, name: str, code: str = "", **files: str) -> Path:
     path = base / "custom_nodes" / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if name.endswith((".py", ".py.disabled")):
         path.write_text(code)
         return path
@@ -76,7 +83,6 @@ def make_app(base: Path, plugins: Plugins | None = None, **overrides: Any) -> Ap
 async def load(base: Path, plugins: Plugins | None = None, **overrides: Any) -> App:
     app = make_app(base, plugins, **overrides)
     app.register()
-    await app.packs.load_async()
     return app
 
 
@@ -205,7 +211,294 @@ async def test_packs_come_and_go_at_runtime(tmp_path: Path) -> None:
     assert (await loaded()).nodes == ["First"]
     (path / "inner.py").write_text(v3("Second version"))
     assert (await loaded()).nodes == ["Second version"] and app.nodes.names() == ["Second version"]
-    app.packs.unload("a")
+    await app.packs.unload("a")
     assert app.nodes.names() == [] and app.packs.infos() == []
     with pytest.raises(KeyError):
-        app.packs.unload("a")
+        await app.packs.unload("a")
+
+
+async def test_async_entry_points_have_a_loop_of_their_own_that_lives_while_they_need_it(
+    tmp_path: Path,
+) -> None:
+    code = v3("A").replace(
+        "    async def on_load(self):\n        pass\n",
+        "    async def on_load(self):\n"
+        "        import asyncio, threading\n"
+        "        assert threading.current_thread() is not threading.main_thread()\n"
+        "        from comfyk import current_app\n"
+        "        app = current_app()\n"
+        "        async def tick():\n"
+        "            try:\n"
+        "                while True:\n"
+        "                    app.ticks = getattr(app, 'ticks', 0) + 1\n"
+        "                    await asyncio.sleep(0.001)\n"
+        "            finally:\n"
+        "                app.ticks = 'ended'\n"
+        "        self.task = asyncio.create_task(tick())\n",
+    )
+    pack(tmp_path, "a", code)
+    app: Any = await load(tmp_path)
+    assert states(app) == {"a": "loaded"}, app.packs.infos()[0].error
+    await until(lambda: getattr(app, "ticks", 0) > 3)
+    await app.packs.unload("a")
+    await until(lambda: app.ticks == "ended")
+
+
+async def until(condition: Any) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+class Kinds:
+    """A plugin with a kind of pack of its own: a folder with `kind.txt`, whose nodes that file names."""
+
+    def __init__(self) -> None:
+        self.unloaded: list[str] = []
+        self.threads: list[bool] = []
+        self.more: list[Path] = []
+
+    @hookimpl
+    def comfyk_before_packs(self, app: App) -> None:
+        assert app.nodes.names() == [] and app.packs.infos() == []
+        self.before = True
+
+    @hookimpl
+    def comfyk_supply_packs(self, app: App) -> list[Path]:
+        return self.more
+
+    @hookimpl
+    def comfyk_veto_pack(self, path: Path) -> str | None:
+        return "it says no" if (path / "no.txt").exists() else None
+
+    @hookimpl
+    def comfyk_load_pack(self, app: App, path: Path, pack: PackInfo) -> bool | None:
+        self.threads.append(threading.current_thread() is threading.main_thread())
+        if not (path / "kind.txt").exists():
+            return None
+        app.web_directories["kind"] = path
+        sys.path.append(str(path / "lib"))
+        sys.modules[f"kind_{pack.name}"] = module = types.ModuleType("kind")
+        module.__file__ = str(path / "kind.py")
+        for name in (path / "kind.txt").read_text().split():
+            space: dict[str, Any] = {}
+            exec(v1(name), space)
+            app.nodes.add(space["Node"], name=name, source=pack.source)
+        if (path / "late.txt").exists():
+            raise OSError("too late")
+        return True
+
+    @hookimpl
+    def comfyk_unload_pack(self, app: App, pack: PackInfo) -> bool | None:
+        if not (pack.path / "kind.txt").exists():
+            return None
+        assert app.nodes.names(source=pack.source) == []
+        self.unloaded.append(pack.name)
+        return True
+
+
+async def test_a_plugins_kind_of_pack_is_taken_back_when_it_fails_or_goes(tmp_path: Path) -> None:
+    kinds = Kinds()
+    plugins = Plugins()
+    plugins.register(kinds, "kinds")
+    pack(tmp_path, "fails", **{"kind.txt": "A B", "late.txt": ""})
+    pack(tmp_path, "works", **{"kind.txt": "C D"})
+    pack(tmp_path, "vetoed", "raise SystemExit", **{"no.txt": "", "prestartup_script.py": "raise SystemExit"})
+    kinds.more = [
+        pack(tmp_path / "more", "supplied", v1("S")),
+        pack(tmp_path / "more2", "works", v1("Second")),
+    ]
+    kinds.more.append(tmp_path / "missing")
+    app = await load(tmp_path, plugins)
+    assert kinds.before and kinds.threads and all(kinds.threads)
+    infos = {info.name: info for info in app.packs.infos()}
+    assert {name: info.state for name, info in infos.items()} == {
+        "fails": "failed", "works": "loaded", "vetoed": "disabled", "supplied": "loaded", "missing": "failed",
+    }  # fmt: skip
+    assert infos["vetoed"].error == "it says no" and "OSError: too late" in infos["fails"].error
+    assert infos["works"].nodes == ["C", "D"] and infos["works"].source == "custom_nodes.works"
+    assert sorted(app.nodes.names()) == ["C", "D", "S"]
+    works = tmp_path / "custom_nodes" / "works"
+    assert app.web_directories == {"kind": works} and str(works / "lib") in sys.path
+    assert "kind_works" in sys.modules and "kind_fails" not in sys.modules
+    await app.packs.unload("works")
+    assert kinds.unloaded == ["works"] and app.nodes.names() == ["S"] and app.web_directories == {}
+    assert "kind_works" not in sys.modules and str(works / "lib") not in sys.path
+    await app.packs.unload("supplied")
+    assert kinds.unloaded == ["works"]
+    (tmp_path / "custom_nodes" / "vetoed" / "no.txt").unlink()
+    assert plugins.infos()[0].errors == []
+
+
+async def test_no_pack_of_any_origin_is_loaded_when_packs_are_off(tmp_path: Path) -> None:
+    kinds = Kinds()
+    plugins = Plugins()
+    plugins.register(kinds, "kinds")
+    kinds.more = [pack(tmp_path / "more", "a", v1("A")), pack(tmp_path / "more", "b", v1("B"))]
+    app = await load(tmp_path, plugins, **{"nodes.disable_custom": True, "nodes.whitelist": ["b"]})
+    assert states(app) == {"a": "disabled", "b": "loaded"}
+
+
+# --- while the server runs --------------------------------------------------------------------------------------
+
+TURN = "import turning_loop; turning_loop.turn()"
+"""Blocks until the server's loop has taken a turn: for ever, if it is the loop that runs this."""
+
+
+@pytest.fixture
+async def turning_loop(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module for packs; `turn()` raises TimeoutError when the loop does not go on meanwhile."""
+    loop = asyncio.get_running_loop()
+    module = types.ModuleType("turning_loop")
+    module.turns = []  # type: ignore[attr-defined]
+
+    def turn() -> None:
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(timeout=10)
+        module.turns.append(threading.current_thread().name)  # type: ignore[attr-defined]
+
+    module.turn = turn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "turning_loop", module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"{TURN}\n" + v1("Slow"),
+        v3("Slow").replace("        return [Node]", f"        {TURN}; return [Node]"),
+        f"{TURN}\n" + v1("Slow") + "WEB_DIRECTORY = '.'\n",
+    ],
+)
+async def test_the_loop_goes_on_while_a_pack_loads(
+    tmp_path: Path, code: str, turning_loop: types.ModuleType
+) -> None:
+    """An import that takes long may take the server nothing, nor may a pack's veto, script or unloading."""
+
+    class Slow:
+        @hookimpl
+        def comfyk_veto_pack(self) -> None:
+            turning_loop.turn()
+
+        @hookimpl
+        def comfyk_unload_pack(self) -> None:
+            turning_loop.turn()
+
+    plugins = Plugins()
+    plugins.register(Slow(), "slow")
+    async with make_app(tmp_path, plugins) as app:
+        changes: list[Any] = []
+        app.events.subscribe(changes.append, PacksChanged)
+        path = pack(tmp_path, "slow", code, **{"prestartup_script.py": f"{TURN}\n"})
+        before = app.object_info.all()[1]
+        info = await app.packs.load_pack(path)
+        assert info.state == "loaded", info.error
+        assert app.object_info.one("Slow") and app.object_info.all()[1] != before
+        await app.packs.unload("slow")
+        assert app.object_info.one("Slow") is None and app.object_info.all()[1] == before
+        assert len(turning_loop.turns) == 4, "the veto, the script, the import, the unloading"
+        assert plugins.infos()[0].errors == []
+        assert [(change.name, change.state) for change in changes] == [("slow", "loaded"), ("slow", None)]
+
+
+BLOCKS = """
+import threading
+go, begun = threading.Event(), threading.Event()
+class Node:
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+    CATEGORY = "test"
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+    def run(self):
+        import sys
+        begun.set()
+        assert go.wait(10)
+        assert __name__ in sys.modules
+        return {"ui": {"text": ["$"]}}
+NODE_CLASS_MAPPINGS = {"Blocks": Node}
+"""
+
+
+async def test_nothing_is_unloaded_under_a_running_job(tmp_path: Path) -> None:
+    path = pack(tmp_path, "blocks", BLOCKS)
+    async with make_app(tmp_path) as app:
+
+        def module() -> Any:
+            return sys.modules[app.nodes["Blocks"].cls.__module__]
+
+        first = module()
+        submission = await app.jobs.submit({"1": {"class_type": "Blocks", "inputs": {}}})
+        assert await asyncio.to_thread(first.begun.wait, 10)
+        (path / "__init__.py").write_text(BLOCKS.replace("$", "new"))
+        reload = asyncio.create_task(app.packs.load_pack(path))
+        later = await app.jobs.submit({"1": {"class_type": "Blocks", "inputs": {}}})
+        await asyncio.sleep(0.1)
+        assert not reload.done() and module() is first
+        first.go.set()
+        assert (await app.jobs.wait(submission.job.id)).outputs == {"1": {"text": ["$"]}}
+        assert (await reload).state == "loaded" and module() is not first
+        module().go.set()  # the job that waited runs with the new version, also where results are kept
+        assert (await app.jobs.wait(later.job.id)).outputs == {"1": {"text": ["new"]}}
+
+
+async def test_packs_are_changed_one_after_the_other(tmp_path: Path) -> None:
+    paths = [pack(tmp_path, name, "import time\ntime.sleep(0.01)\n" + v1(name)) for name in "abcd"]
+    app = await load(tmp_path, **{"nodes.disable_custom": True})
+    for running in (False, True):
+        if running:
+            await app.start()
+        infos = await asyncio.gather(*(app.packs.load_pack(path) for path in paths * 2))
+        assert {info.state for info in infos} == {"loaded"} and sorted(app.nodes.names()) == list("abcd")
+        await asyncio.gather(*(app.packs.unload(name) for name in "abcd"))
+        assert app.nodes.names() == []
+        await app.packs.load_pack(paths[0])
+        twice = await asyncio.gather(app.packs.unload("a"), app.packs.unload("a"), return_exceptions=True)
+        assert twice[0] is None and isinstance(twice[1], KeyError)
+    await app.stop()
+    assert (await app.packs.load_pack(paths[0])).state == "loaded"
+
+
+async def test_a_plugin_may_load_a_pack_in_its_startup(tmp_path: Path) -> None:
+    path = pack(tmp_path / "elsewhere", "late", v1("Late"))
+
+    class Late:
+        @hookimpl
+        async def comfyk_startup(self, app: App) -> None:
+            await app.packs.load_pack(path)
+
+    plugins = Plugins()
+    plugins.register(Late(), "late")
+    async with asyncio.timeout(10), make_app(tmp_path, plugins) as app:
+        assert app.nodes.names() == ["Late"]
+
+
+def test_a_registry_is_read_while_other_threads_change_it() -> None:
+    registry = NodeRegistry()
+    space: dict[str, Any] = {}
+    exec(v1("X"), space)
+    stop = threading.Event()
+
+    def change(source: str) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            registry.add(space["Node"], name=f"{number % 50}", source=source)
+            registry.add_replacement(NodeReplace(f"new{number % 50}", f"old{number % 20}"), source=source)
+            if number % 20 == 0:
+                registry.remove_source(source)
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        changes = [pool.submit(change, source) for source in "abc"]
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            assert len([node.name for node in registry]) <= 50
+            _ = registry.replacements, registry.names("a"), list(registry.class_mappings)
+            for number in range(50):
+                node = registry.get(str(number))
+                assert node is None or node.cls is space["Node"]
+        stop.set()
+    for changing in changes:
+        changing.result()

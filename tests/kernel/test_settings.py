@@ -10,7 +10,7 @@ from comfyk import hookimpl
 from comfyk.commands.comfyui_options import COMFYUI_OPTIONS
 from comfyk.commands.options import OptionError, option_table, read_options
 from comfyk.plugins import Plugins
-from comfyk.settings import Option, Override, Section, Settings, SettingsError, load_settings
+from comfyk.settings import Formerly, Option, Override, Section, Settings, SettingsError, load_settings
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -85,7 +85,7 @@ def test_every_problem_is_told_with_its_place(plugins: Plugins, tmp_path: Path, 
     )
     monkeypatch.setenv("COMFYK_JOBS__MAX_ATTEMPTS", "many")
     monkeypatch.setenv("COMFYK_NOWHERE__X", "1")
-    found = problems(plugins, toml=toml, overrides={"execution.device": Override("gpu", "--device")})
+    found = problems(plugins, toml=toml, overrides={"execution.cache": Override("gpu", "--cache")})
     text = "\n".join(found)
     assert len(found) == 7, text
     assert f"{toml}, line 3: there is no key greeting.wrod; did you mean 'word'?" in text
@@ -94,7 +94,7 @@ def test_every_problem_is_told_with_its_place(plugins: Plugins, tmp_path: Path, 
     assert f"{toml}, line 10: there is no section 'gretting'; did you mean 'greeting'?" in text
     assert "COMFYK_JOBS__MAX_ATTEMPTS: jobs.max_attempts: 'many': Input should be a valid integer" in text
     assert "COMFYK_NOWHERE__X: there is no section 'nowhere'" in text
-    assert "--device: execution.device: 'gpu': Input should be 'auto' or 'cpu'" in text
+    assert "--cache: execution.cache: 'gpu': Input should be 'ram', 'classic', 'lru' or 'none'" in text
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,54 @@ def read(*words: str) -> dict[str, Any]:
     return {key: override.value for key, override in given.overrides.items()}
 
 
+class Moved(Section):
+    loud: Annotated[bool, Option("--loud-moved"), Formerly("greeting.noisy")] = False
+    steps: Annotated[list[int], Formerly("execution.steps")] = Field([])
+
+
+class MovingPlugin:
+    @hookimpl
+    def comfyk_register_settings(self) -> dict[str, type[BaseModel]]:
+        return {"greeting": Greeting, "moved": Moved}
+
+
+@pytest.fixture
+def moving() -> Plugins:
+    plugins = Plugins()
+    plugins.register(MovingPlugin(), "mover")
+    return plugins
+
+
+def test_former_keys_count_in_every_source(
+    moving: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    toml = write(tmp_path / "comfyk.toml", "[greeting]\nnoisy = true\n[execution]\nsteps = [1, 2]\n")
+    settings = load_settings(moving, toml=toml)
+    assert settings.section("moved", Moved) == Moved(loud=True, steps=[1, 2])
+    assert settings.source("moved.loud") == f"{toml}, line 2"
+    assert f"{toml}, line 4: execution.steps is moved.steps now" in caplog.text
+    # A stronger source wins, whichever of the keys it gives.
+    monkeypatch.setenv("COMFYK_GREETING__NOISY", "false")
+    settings = load_settings(moving, toml=toml)
+    assert not settings.section("moved", Moved).loud
+    assert settings.source("moved.loud") == "COMFYK_GREETING__NOISY"
+    settings = load_settings(moving, toml=toml, overrides={"moved.loud": "true"})
+    assert settings.section("moved", Moved).loud
+    settings = load_settings(moving, toml=toml, overrides={"greeting.noisy": Override("true", "--set")})
+    assert settings.section("moved", Moved).loud
+
+
+def test_of_one_source_the_key_of_today_counts(moving: Plugins, tmp_path: Path) -> None:
+    toml = write(tmp_path / "comfyk.toml", "[greeting]\nnoisy = true\n[moved]\nloud = false\n")
+    assert not load_settings(moving, toml=toml).section("moved", Moved).loud
+
+
+def test_mistakes_under_a_former_key_are_told_with_their_place(moving: Plugins, tmp_path: Path) -> None:
+    toml = write(tmp_path / "comfyk.toml", '[execution]\nsteps = [1, "x"]\n')
+    (problem,) = problems(moving, toml=toml)
+    assert problem.startswith(f"{toml}, line 2: moved.steps[1]: 'x': Input should be a valid integer")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -197,7 +245,7 @@ def read(*words: str) -> dict[str, Any]:
         (["--times", "-3"], {"greeting.times": "-3"}),
         (["--names", "a", "b", "--loud"], {"greeting.names": ["a", "b"], "greeting.loud": True}),
         (["--names", "a", "--names", "b"], {"greeting.names": ["a", "b"]}),
-        (["--cpu"], {"execution.device": "cpu"}),
+        (["--cache-none"], {"execution.cache": "none"}),
         (["--cache-classic"], {"execution.cache": "classic"}),
         (["--cache-lru", "7"], {"execution.cache": "lru", "execution.cache_lru": 7}),
         (["--cache-lru", "0"], {}),
@@ -228,9 +276,9 @@ def test_options_mean_what_they_say(words: list[str], expected: dict[str, Any]) 
         (["--wrod", "x"], "there is no option --wrod; did you mean '--word'"),
         (["--times"], "--times needs an argument"),
         (["--names"], "--names needs an argument"),
-        (["--cpu=yes"], "--cpu takes no argument"),
+        (["--cache-none=yes"], "--cache-none takes no argument"),
         (["stray"], "unexpected argument 'stray'"),
-        (["--cpu", "stray"], "unexpected argument 'stray'"),
+        (["--cache-none", "stray"], "unexpected argument 'stray'"),
         (["--cache-ram", "a"], "--cache-ram: could not convert"),
         (["--cache-ram", "1", "2", "3"], "--cache-ram: takes at most two"),
         (["--verbose", "LOUD"], "--verbose: 'LOUD' is not a level"),
@@ -244,10 +292,10 @@ def test_mistakes_are_named(words: list[str], message: str) -> None:
 
 def test_options_without_a_meaning_are_noted() -> None:
     given = read_options(
-        ["--lowvram", "--fast", "a", "b", "--reserve-vram", "2", "--cpu"], TABLE, COMFYUI_OPTIONS
+        ["--lowvram", "--fast", "a", "b", "--reserve-vram", "2", "--cache-none"], TABLE, COMFYUI_OPTIONS
     )
     assert given.ignored == ["--lowvram", "--fast", "--reserve-vram"]
-    assert list(given.overrides) == ["execution.device"]
+    assert list(given.overrides) == ["execution.cache"]
 
 
 value = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1).filter(

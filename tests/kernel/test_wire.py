@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from comfyk.wire import dumps, loads
+from comfyk.wire import dumps, dumps_anything, loads, loads_anything
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +35,33 @@ def test_what_json_has_no_form_for():
 def test_what_is_not_json_is_refused(text):
     with pytest.raises(ValueError):
         loads(text)
+
+
+class Mute:
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def test_anything_is_written_as_near_as_possible():
+    circle: list = [1]
+    circle.append(circle)
+    deep: list = []
+    for _ in range(1000):
+        deep = [deep]
+    assert json.loads(dumps_anything(circle)) == [1, "..."]
+    assert dumps_anything(deep).endswith(b'"..."' + b"]" * 200)
+    assert loads_anything(dumps_anything(deep))
+    odd = {"a\udce4.png": "b\udce4", 5: (Mute(), 2**100, math.inf, {7}), "n": None}
+    written = json.loads(dumps_anything(odd))
+    assert written["a?.png"] == "b?"
+    assert written["5"][0].startswith("<Mute")
+    assert written["5"][1:] == [2**100, None, [7]]
+    assert json.loads(dumps_anything(odd, surrogates="escape"))["a\udce4.png"] == "b\udce4"
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    numpy = pytest.importorskip("numpy")
+    for write in (dumps, dumps_anything):
+        assert json.loads(write([numpy.float32(0.5), numpy.int64(3), numpy.array(7)])) == [0.5, 3, 7]
+        assert json.loads(write([numpy.zeros(2)])) == ["[0. 0.]"]
+    assert json.loads(dumps_anything(["\ud800", numpy.int64(3)])) == ["?", 3]

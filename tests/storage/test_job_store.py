@@ -278,7 +278,7 @@ async def test_what_has_no_json_form_is_kept_as_near_as_possible(store, make_job
     detail = await store.get("a")
     assert detail.outcome.outputs["9"] == {
         "images": [{"filename": "?.png", "type": "output"}],
-        "v": [["a", "..."], "<Odd>", "b'\\xff'", 1 << 70],
+        "v": [["a", "..."], "<Odd, whose text cannot be had: RuntimeError>", "b'\\xff'", 1 << 70],
     }
     assert (await store.list(JobQuery()))[1] == 1
 

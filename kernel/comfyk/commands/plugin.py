@@ -7,11 +7,11 @@ import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from comfyk.commands.session import Session
+from comfyk.config_file import ConfigFile
 from comfyk.plugins import ERRORS_FILE, PluginError, PluginInfo, load_errors
 from comfyk.settings_sources import did_you_mean
 
@@ -92,33 +92,23 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 def _switch(session: Session, name: str, *, disable: bool) -> None:
     """Change `[plugins] disabled` in the configuration file, and nothing else of it."""
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
     file = session.config_file
     try:
-        document = tomlkit.parse(file.read_text(encoding="utf-8") if file.is_file() else "")
-        section: Any = document.setdefault("plugins", tomlkit.table())
-        disabled: Any = section.setdefault("disabled", tomlkit.array())
+        read = ConfigFile.read(file)
+        disabled = list(read.data.get("plugins", {}).get("disabled", []))
         if disable == (name in disabled):
             click.echo(f"{name} is {'disabled' if disable else 'enabled'} already")
         else:
             disabled.append(name) if disable else disabled.remove(name)
-            _replace(file, tomlkit.dumps(document))
+            read.changed("plugins", "disabled", disabled).write()
             click.echo(f"{name} is {'disabled' if disable else 'enabled'} from the next start on ({file})")
-    except (OSError, UnicodeDecodeError, TOMLKitError) as error:
-        raise click.ClickException(f"{file}: {error}") from error
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from error
     source = session.settings.source("plugins.disabled")
     if source != "default" and not source.startswith(str(file)):
         click.echo(f"But {source} overrides the file", err=True)
-
-
-def _replace(file: Path, text: str) -> None:
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    if file.exists():
-        part.chmod(file.stat().st_mode)
-    part.replace(file.resolve())
 
 
 @plugin.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comfyk.commands.options import split_setting
 from comfyk.config_file import config_path
 from comfyk.plugins import Plugins
 from comfyk.settings import Override, Settings, SettingsError, disabled_plugins, load_settings
@@ -15,6 +16,17 @@ from comfyk.settings import Override, Settings, SettingsError, disabled_plugins,
 if TYPE_CHECKING:
     from comfyk.app import App
     from comfyk.jobs.store import JobStore
+
+
+def overrides_of(base: str | None, sets: Iterable[str]) -> dict[str, Override]:
+    """What `--base-directory` and each `--set` say. Raises OptionError."""
+    overrides: dict[str, Override] = {}
+    if base is not None:
+        overrides["folders.base"] = Override(base, "--base-directory")
+    for text in sets:
+        key, value = split_setting(text)
+        overrides[key] = Override(value, f"--set {text}")
+    return overrides
 
 
 class Session:

@@ -7,6 +7,8 @@ import json
 import click
 
 from comfyk.commands.session import Session
+from comfyk.config_file import toml_item
+from comfyk.settings import Settings
 
 
 @click.group(short_help="Show the settings and their schema.")
@@ -35,20 +37,33 @@ def schema(session: Session) -> None:
     click.echo(json.dumps(type(session.settings).model_json_schema(), indent=2))
 
 
+@settings.command("set")
+@click.argument("key", metavar="SECTION.KEY")
+@click.argument("value")
+@click.pass_obj
+def set_(session: Session, key: str, value: str) -> None:
+    """Write a value into comfyk.toml, whose comments stay. A list is `a,b` or JSON; `null` is no value."""
+    settings = session.settings
+    _write(session, settings, key, value)
+
+
+@settings.command()
+@click.argument("key", metavar="SECTION.KEY")
+@click.pass_obj
+def unset(session: Session, key: str) -> None:
+    """Take a key out of comfyk.toml, so that it has its default again."""
+    _write(session, session.settings, key, None)
+
+
+def _write(session: Session, settings: Settings, key: str, value: str | None) -> None:
+    try:
+        settings.change(key, value)
+    except OSError as error:
+        raise click.ClickException(f"{session.config_file}: {error.strerror}") from error
+    section, _, name = key.partition(".")
+    now = getattr(settings.section(section), name)
+    click.echo(f"{key} is {now!r} from the next start on ({session.config_file})")
+
+
 def _toml(value: object) -> str:
-    import tomlkit
-
-    return tomlkit.item(value).as_string() if not isinstance(value, list) else _list(value)
-
-
-def _list(values: list[object]) -> str:
-    import tomlkit
-
-    array = tomlkit.array()
-    for value in values:
-        if isinstance(value, dict):
-            table = tomlkit.inline_table()
-            table.update(value)
-            value = table
-        array.append(value)
-    return array.as_string()
+    return toml_item(value).as_string()

@@ -26,13 +26,12 @@ from comfyk.commands.options import (
     option_table,
     peek,
     read_options,
-    split_setting,
 )
-from comfyk.commands.session import Session
+from comfyk.commands.session import Session, overrides_of
 from comfyk.jobs.store import StoreError
 from comfyk.logs import setup_logging
 from comfyk.plugins import ERRORS_FILE
-from comfyk.settings import Override, Settings, plugin_sections
+from comfyk.settings import Settings, plugin_sections
 
 if TYPE_CHECKING:
     from comfyk.app import App
@@ -164,12 +163,8 @@ def _session(ctx: click.Context, words: Sequence[str]) -> Session:
     """The session with what decides which plugins are there, which must be known before all options are."""
     outer: Session = ctx.obj
     early = peek(words, ("--config", "--base-directory", "--set"))
-    overrides: dict[str, Any] = dict(outer.overrides)
-    for base in early["--base-directory"]:
-        overrides["folders.base"] = Override(base, "--base-directory")
-    for text in early["--set"]:
-        key, value = split_setting(text)
-        overrides[key] = Override(value, f"--set {text}")
+    base = (early["--base-directory"] or [None])[-1]
+    overrides = {**outer.overrides, **overrides_of(base, early["--set"])}
     return Session((early["--config"] or [outer.config])[-1], overrides)
 
 

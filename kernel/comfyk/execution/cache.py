@@ -14,12 +14,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfyk.graph.signature import Key
-
-if TYPE_CHECKING:
-    from comfyk.settings import ExecutionSettings
 
 GIB = 1 << 30
 # What an entry counts at least, so that small ones are not kept for ever.
@@ -304,23 +301,3 @@ def size_of(value: Any) -> int:
             if isinstance(size, int):
                 total += size
     return total
-
-
-def make_cache(settings: ExecutionSettings) -> OutputCache:
-    """The cache that the settings ask for."""
-    match settings.cache:
-        case "classic":
-            return ClassicCache()
-        case "lru":
-            return LruCache(settings.cache_lru)
-        case "none":
-            return NullCache()
-    import psutil
-
-    total = psutil.virtual_memory().total
-    active = settings.cache_ram_gb
-    inactive = settings.cache_ram_inactive_gb
-    return RamPressureCache(
-        headroom=int(active * GIB) if active is not None else min(10 * GIB, max(2 * GIB, total // 10)),
-        inactive_headroom=int(inactive * GIB) if inactive is not None else None,
-    )

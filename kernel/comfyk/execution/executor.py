@@ -12,10 +12,8 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from comfyk.context import set_app
 from comfyk.events import Event, EventBus
 from comfyk.execution.cache import OutputCache
 from comfyk.execution.objects import NodeObjects
@@ -23,9 +21,6 @@ from comfyk.execution.run import JobRun
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.model import Job, Outcome
 from comfyk.nodes.registry import NodeRegistry
-
-if TYPE_CHECKING:
-    from comfyk.app import App
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +45,7 @@ class ThreadExecutor:
         cache: OutputCache,
         on_thread: Callable[[], None],
     ) -> None:
-        """`on_thread` is called once, first on the thread."""
+        """`on_thread` is called once, first on the thread: `app.enter`, so that nodes find the app."""
         self._nodes = nodes
         self._events = events
         self._hook = hook
@@ -61,11 +56,6 @@ class ThreadExecutor:
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._work, name="comfyk-executor", daemon=True)
-
-    @classmethod
-    def of(cls, app: App) -> Self:
-        """One for this app, with the cache that plugins may replace."""
-        return cls(app.nodes, app.events, app.hook, app.hook.comfyk_create_cache(), partial(set_app, app))
 
     async def start(self, capacity_changed: Callable[[], None]) -> None:
         self._thread.start()

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from comfyk import context
 from comfyk.execution.cache import CacheEntry
 from comfyk.execution.mapping import calls, find_blocker, merge, merge_ui
-from comfyk.graph.links import Prompt, is_link, unwrap
 from comfyk.graph.signature import Uncacheable
 from comfyk.io import ExecutionBlocker
 from comfyk.nodes.definition import LiveInputs, NodeDef, NodeResult
+from comfyk.nodes.links import Prompt, is_link, unwrap
 from comfyk.wire import text_of
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import logging
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import comfyk
 from comfyk.events import (
     Event,
     Executed,
@@ -30,7 +30,7 @@ from comfyk.wire import text_of
 log = logging.getLogger(__name__)
 
 _VALUE_SHOWN = 2000
-_KERNEL = os.path.dirname(comfyk.__file__) + os.sep
+_KERNEL = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 class Report:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from comfyk.context import current_call
-from comfyk.graph.links import Link, Prompt, is_link
+from comfyk.nodes.links import Link, Prompt, is_link
 
 
 class GraphBuilder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from comfyk.graph.links import Prompt
+from comfyk.nodes.links import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from comfyk.graph.links import Prompt, is_link, unwrap
 from comfyk.io import ExecutionBlocker
 from comfyk.nodes.definition import InputSpec, InputTypes, LiveInputs, NodeDef
+from comfyk.nodes.links import Prompt, is_link, unwrap
 from comfyk.nodes.types import is_compatible
 from comfyk.wire import text_of
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from comfyk.graph.dynamic import DynamicPrompt
-from comfyk.graph.links import is_link
+from comfyk.nodes.links import is_link
 
 
 class DependencyCycleError(Exception):

@@ -13,8 +13,8 @@ from hashlib import blake2b
 from typing import Any
 
 from comfyk.graph.dynamic import DynamicPrompt
-from comfyk.graph.links import is_link
 from comfyk.nodes.definition import NodeDef
+from comfyk.nodes.links import is_link
 
 Key = bytes
 

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from comfyk.graph.links import Prompt, is_link
 from comfyk.graph.node_validation import Error, NodeValidator, error
+from comfyk.nodes.links import Prompt, is_link
 
 if TYPE_CHECKING:
     from comfyk.nodes.registry import NodeRegistry

@@ -7,8 +7,6 @@ from comfyk.jobs.history import (
     finished_detail,
     finished_summary,
     history_entry_json,
-    kept_json,
-    read_kept,
 )
 from comfyk.jobs.memory import MemoryJobStore
 from comfyk.jobs.model import Job, JobStatus, Outcome
@@ -48,7 +46,5 @@ __all__ = [
     "finished_detail",
     "finished_summary",
     "history_entry_json",
-    "kept_json",
     "listed_outputs",
-    "read_kept",
 ]

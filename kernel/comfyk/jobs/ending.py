@@ -1,10 +1,21 @@
-"""How a job ended, as an event: made from its outcome, whichever executor it is from."""
+"""How a job ended: the event that says so, made from its outcome, and those who hear of it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
-from comfyk.events import ExecutionError, ExecutionInterrupted, ExecutionSuccess, JobMessage
+from comfyk.events import (
+    EventBus,
+    Executing,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionSuccess,
+    JobEnded,
+    JobMessage,
+    now_ms,
+)
 from comfyk.jobs.model import Job, JobStatus, Outcome
 
 _KINDS: dict[JobStatus, type[JobMessage]] = {
@@ -50,3 +61,70 @@ def failure(job: Job, message: str, kind: str, at: int) -> Outcome:
         timestamp=at,
     )
     return Outcome(JobStatus.FAILED, None, at, messages=[(error.type, error.data())])
+
+
+def crashed(job: Job, why: str = "") -> Outcome:
+    """How a job ends that took the process down, or its executor (which says why), each time it ran."""
+    message = (
+        f"The server process ended {job.attempts} times while this job ran, so it is not run again. "
+        "Look into the log for a crash or for want of memory, then queue it anew."
+    )
+    if why:
+        message = (
+            f"What ran this job died {job.attempts} times, so it is not run again. The last time: {why} "
+            "Look into the log for a crash or for want of memory, then queue it anew."
+        )
+    return failure(job, message, "JobCrashed", now_ms())
+
+
+class Endings:
+    """Tells that jobs have ended, once that is stored: by events, and to those who await one."""
+
+    def __init__(self, events: EventBus) -> None:
+        self._events = events
+        self._awaiting: dict[str, list[asyncio.Future[Outcome]]] = {}
+
+    @property
+    def awaited(self) -> list[str]:
+        """The ids of jobs whose end somebody awaits."""
+        return list(self._awaiting)
+
+    def expect(self, job_id: str) -> asyncio.Future[Outcome]:
+        """Done when the job has ended."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._awaiting.setdefault(job_id, []).append(future)
+        return future
+
+    def expect_no_more(self, job_id: str, future: asyncio.Future[Outcome]) -> None:
+        self._awaiting[job_id].remove(future)
+
+    def tell_clients(self, job: Job, outcome: Outcome, tell_number: Callable[[], None]) -> None:
+        """What clients hear of a job that has run: how it ended, how many are left, and that it is over."""
+        self._events.emit(ending_of(job, outcome))
+        tell_number()
+        self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """What all others hear."""
+        ran = outcome.finished_at - outcome.started_at if outcome.started_at is not None else None
+        self._events.emit(
+            JobEnded(
+                job_id=job.id,
+                client_id=job.client_id,
+                user=job.user,
+                status=outcome.status.value,
+                seconds=None if ran is None else ran / 1000,
+            )
+        )
+        self.tell_awaiting(job.id, outcome)
+
+    def tell_awaiting(self, job_id: str, outcome: Outcome) -> None:
+        for future in self._awaiting.pop(job_id, ()):
+            if not future.done():
+                future.set_result(outcome)
+
+    def cancel(self) -> None:
+        """Nobody will hear any more."""
+        for futures in self._awaiting.values():
+            for future in futures:
+                future.cancel()

@@ -6,13 +6,10 @@ is known of it is read back from there.
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from comfyk.jobs.model import Job, JobStatus, Outcome
 from comfyk.jobs.outputs import summarize_outputs
 from comfyk.jobs.store import JobDetail, JobSummary
-from comfyk.wire import dumps, loads
+from comfyk.wire import dumps_anything, loads_anything
 
 
 def history_entry_json(job: Job, outcome: Outcome) -> bytes:
@@ -21,7 +18,7 @@ def history_entry_json(job: Job, outcome: Outcome) -> bytes:
     Beside what ComfyUI has: `status_code` (100 is success) and `timestamp` (seconds), as other servers of this API.
     """
     completed = outcome.status is JobStatus.COMPLETED
-    return kept_json(
+    return dumps_anything(
         {
             "prompt": job.queue_item(),
             "outputs": outcome.outputs,
@@ -78,7 +75,7 @@ def duration(summary: JobSummary) -> int:
 
 def finished_detail(summary: JobSummary, entry: bytes, user: str, attempts: int) -> JobDetail:
     """A finished job whole, read back from its history entry."""
-    fields = read_kept(entry)
+    fields = loads_anything(entry)
     number, job_id, prompt, extra_data, targets = fields["prompt"]
     job = Job(
         id=job_id,
@@ -100,46 +97,3 @@ def finished_detail(summary: JobSummary, entry: bytes, user: str, attempts: int)
         messages=[(kind, data) for kind, data in fields["status"]["messages"]],
     )
     return JobDetail(summary, job, outcome)
-
-
-def kept_json(value: Any) -> bytes:
-    """The JSON of what a node produced, whatever it produced: a job that has run must be able to end.
-
-    What has no JSON form (text that is not Unicode, a list that contains itself) is kept as near as possible.
-    """
-    try:
-        return dumps(value)
-    except Exception:  # of whatever kind: the values' own methods take part
-        return dumps(_plain(value, ()))
-
-
-def read_kept(data: bytes) -> Any:
-    """Parse JSON that a store has kept. It may be nested deeper than what clients may send."""
-    try:
-        return loads(data)
-    except ValueError:
-        return json.loads(data)
-
-
-_DEEPEST = 200
-"""Levels of nesting that `_plain` keeps; pydantic writes up to 254."""
-
-
-def _plain(value: Any, parents: tuple[int, ...]) -> Any:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if not isinstance(value, dict | list | tuple):
-        return _text(value)
-    if id(value) in parents or len(parents) == _DEEPEST:
-        return "..."
-    parents = (*parents, id(value))
-    if isinstance(value, dict):
-        return {_text(key): _plain(item, parents) for key, item in value.items()}
-    return [_plain(item, parents) for item in value]
-
-
-def _text(value: Any) -> str:
-    try:
-        return str(value).encode("utf-8", "replace").decode("utf-8")
-    except Exception:  # of whatever kind: it is the value's own method
-        return f"<{type(value).__name__}>"

@@ -1,7 +1,7 @@
 """The queue: takes prompts in, has them run, and sees to it that none is lost.
 
-It lives on the app's event loop. Every change is in the store before anybody hears of it. What runs the jobs is an
-`Executor`, of which the queue knows the protocol alone.
+It lives on the app's event loop. Every change is in the store before anybody hears of it. Jobs that wait are in a
+`Line`, those that run in `RunningJobs`, those that ended in the store.
 """
 
 from __future__ import annotations
@@ -14,40 +14,20 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from comfyk.events import (
-    Event,
-    EventBus,
-    Executed,
-    Executing,
-    HistoryDeleted,
-    JobEnded,
-    JobEvent,
-    JobQueued,
-    QueueChanged,
-    now_ms,
-)
-from comfyk.graph.links import Prompt
+from comfyk.events import EventBus, HistoryDeleted, JobQueued, now_ms
 from comfyk.graph.validation import check_shape, validate_prompt
 from comfyk.hooks import BoundHooks
-from comfyk.jobs.ending import ending_of, failure
-from comfyk.jobs.executor import Executor, ExecutorDied
+from comfyk.jobs.ending import Endings
+from comfyk.jobs.executor import Executor
 from comfyk.jobs.line import Line, OwnLine, SharedLine
 from comfyk.jobs.model import Job, JobStatus, Outcome
-from comfyk.jobs.store import (
-    JobStore,
-    LeaseLostError,
-    SharedJobStore,
-    StoreError,
-    UnknownJobError,
-)
+from comfyk.jobs.other_servers import POLL_S, OtherServers
+from comfyk.jobs.running import RunningJobs
+from comfyk.jobs.store import JobStore, SharedJobStore, StoreError
+from comfyk.nodes.links import Prompt
 from comfyk.nodes.registry import NodeRegistry
 
 log = logging.getLogger(__name__)
-
-_STOP_TIMEOUT_S = 10.0
-_RETRY_FIRST_S, _RETRY_LAST_S = 0.5, 30.0
-_POLL_S = 1.0
-"""How often a shared store is asked for jobs that other servers took in."""
 
 
 @dataclass(slots=True)
@@ -59,34 +39,11 @@ class Submission:
     """What is wrong behind outputs that will not be executed; empty when all will."""
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A job on its way from the line to the history."""
-
-    job: Job
-    begun: bool
-    """Whether its attempt is counted and stored."""
-    told: dict[str, dict[str, Any]]
-    """What its nodes have shown, as the plugins left it."""
-    task: asyncio.Task[None] | None = None
-    executing: bool = False
-    showing: str | None = None
-    """The node that clients see as running."""
-    cancelled: bool = False
-    lost: bool = False
-    """Another server has taken it over."""
-    waiting: asyncio.Future[Any] | None = None
-    """What it waits for before it starts."""
-    after: asyncio.Task[None] | None = None
-    """An earlier run of the same job, whose lease was lost: it must be over."""
-
-
 class JobQueue:
     """Jobs that wait, and those that run, as many as the executor has room for. Jobs that ended are in `store`.
 
-    Two things keep the store's commits out of the way without weakening what they promise. A job that comes to an
-    idle queue is stored as running at once, so that it costs one commit and not two before it runs. And a job's
-    outcome is stored together with the next one's start; the next one runs once both are.
+    A job that comes when nobody waits and there is room is stored as running at once, so that it costs one commit and
+    not two before it runs.
     """
 
     def __init__(
@@ -106,22 +63,16 @@ class JobQueue:
         self._hook = hook
         self._max_attempts = max_attempts
         self._shared = store if isinstance(store, SharedJobStore) else None
-        self._line: Line = OwnLine(store) if self._shared is None else SharedLine(self._shared)
-        self._running: dict[str, _Running] = {}
-        """The jobs that have room in the executor, and those that are just about to."""
-        self._ending: dict[str, _Running] = {}
-        """The jobs that have run, and whose outcome is being stored."""
-        self._elsewhere: dict[str, Job] = {}
-        """Jobs that came in here and that another server may run."""
-        self._stopping = False
-        self._next_number = 0
         self._wake = asyncio.Event()
-        self._waiting: dict[str, list[asyncio.Future[Outcome]]] = {}
+        self._line: Line = OwnLine(store) if self._shared is None else SharedLine(self._shared)
+        self._endings = Endings(events)
+        self._jobs = RunningJobs(
+            store, self._line, executor, events, hook, self._endings, max_attempts, self._room_made
+        )
+        self._next_number = 0
         self._workers: list[asyncio.Task[None]] = []
         self._free_requests: list[tuple[bool, bool, asyncio.Future[dict[str, Any]]]] = []
         self._between: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
-        self._watches_outputs = hook.implements("comfyk_node_output")
-        self._watches_ends = hook.implements("comfyk_job_finished")
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -129,7 +80,7 @@ class JobQueue:
         """Take up what was left the last time, and begin to work."""
         self._next_number, given_up = await self._line.load(self._max_attempts)
         for job in given_up:
-            await self._give_up(_Running(job, begun=True, told={}))
+            await self._jobs.give_up(job)
         if self._line.length:
             log.info("%d jobs are still in the queue from the last time", self._line.length)
         loop = asyncio.get_running_loop()
@@ -141,41 +92,28 @@ class JobQueue:
         await self._executor.start(capacity_changed)
         self._workers.append(asyncio.create_task(self._work(), name="comfyk-queue"))
         if self._shared is not None:
-            self._workers.append(asyncio.create_task(self._watch(self._shared), name="comfyk-queue-leases"))
+            others = OtherServers(self._shared, self._line, self._jobs, self._endings)
+            self._workers.append(asyncio.create_task(others.watch(), name="comfyk-queue-leases"))
 
     async def stop(self) -> None:
         """Stop working. The running jobs are interrupted and stay in the queue."""
-        self._stopping = True
-        for running in self._running.values():
-            self._interrupt(running)
-        tasks = [running.task for running in self._all if running.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_STOP_TIMEOUT_S)
-        left = list(self._running.values())
-        for task in [*tasks, *self._workers]:
-            task.cancel()
-        await asyncio.gather(*tasks, *self._workers, return_exceptions=True)
-        for running in left:
-            await self._requeue(running)
-        for futures in self._waiting.values():
-            for future in futures:
-                future.cancel()
+        await self._jobs.stop()
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        self._endings.cancel()
 
     # --- what is in it --------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> list[Job]:
         """The jobs that run here, with any that is just about to run or has just run."""
-        return [running.job for running in self._all]
-
-    @property
-    def _all(self) -> list[_Running]:
-        return [*self._ending.values(), *self._running.values()]
+        return [running.job for running in self._jobs.all()]
 
     @property
     def remaining(self) -> int:
         """How many jobs have not ended."""
-        return self._line.length + len(self._running) + len(self._ending)
+        return self._line.length + len(self._jobs)
 
     async def listing(self, user: str | None = None) -> tuple[list[Job], list[Job]]:
         """The jobs that run, on other servers too, and those that wait, next one first; with `user` only theirs."""
@@ -186,10 +124,21 @@ class JobQueue:
 
     def current_node(self, client_id: str) -> tuple[str, str] | None:
         """The id of this client's job and the node shown as running in it, for one that connects anew."""
-        for running in self._running.values():
+        for running in self._jobs.running.values():
             if running.job.client_id == client_id and running.showing is not None:
                 return running.job.id, running.showing
         return None
+
+    async def wait(self, job_id: str) -> Outcome:
+        """How a job of the queue ends. Raises KeyError when it is not in the queue."""
+        future = self._endings.expect(job_id)
+        if not self._jobs.has(job_id):
+            running, pending = await self.listing()
+            known = job_id in self._jobs.elsewhere or any(job.id == job_id for job in (*running, *pending))
+            if not known and not future.done():
+                self._endings.expect_no_more(job_id, future)
+                raise KeyError(f"job {job_id} is not in the queue")
+        return await future
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -236,42 +185,15 @@ class JobQueue:
             created_at=created,
         )
         if self._idle:
-            await self._enter(job)
+            await self._jobs.enter(job)
         else:
             await self._line.add(job)
             if self._shared is not None:
-                self._elsewhere[job.id] = job
+                self._jobs.elsewhere[job.id] = job
             self._wake.set()
         self._events.emit(JobQueued(job_id=job.id, client_id=job.client_id, user=job.user))
-        self._changed()
+        self._jobs.changed()
         return Submission(job, valid.node_errors)
-
-    @property
-    def _idle(self) -> bool:
-        """Whether a job that comes in need not stand in line."""
-        return self._line.length == 0 and self._room > 0
-
-    @property
-    def _room(self) -> int:
-        """How many jobs may be started now."""
-        if self.paused or self._stopping or self._free_requests or self._between:
-            return 0
-        return self._executor.capacity - len(self._running)
-
-    async def _enter(self, job: Job) -> None:
-        """Store a job that need not stand in line, and run it."""
-        waiting = self._executor.prepare(job)
-        running = self._running[job.id] = _Running(job, begun=waiting is None, told={})
-        if waiting is not None:
-            running.waiting = asyncio.ensure_future(waiting)
-        job.attempts = int(running.begun)
-        try:
-            await self._line.enter(job, begun=running.begun)
-        except BaseException:
-            del self._running[job.id]
-            self._wake.set()
-            raise
-        self._set_off(running)
 
     async def cancel(self, job_id: str) -> JobStatus | None:
         """Take a job out of the queue, or interrupt it. Returns the state it was in, None when it is not here."""
@@ -287,29 +209,18 @@ class JobQueue:
 
     def interrupt(self, job_id: str | None = None) -> bool:
         """Interrupt the jobs that run here, or only this one. Returns whether there was one."""
-        found = [running for running in self._running.values() if job_id in (None, running.job.id)]
+        found = [running for running in self._jobs.running.values() if job_id in (None, running.job.id)]
         for running in found:
-            running.cancelled = True
-            self._interrupt(running)
+            self._jobs.cancel(running)
         return bool(found)
-
-    def _interrupt(self, running: _Running) -> None:
-        if running.executing:
-            self._executor.interrupt(running.job.id)
-        elif running.waiting is not None:
-            running.waiting.cancel()
 
     async def delete(self, ids: Collection[str] | None, user: str | None = None) -> list[str]:
         """Take waiting jobs out, all of them for None; returns the ids of those that were."""
         jobs = await self._line.remove(ids, user)
         for job in jobs:
-            self._elsewhere.pop(job.id, None)
-            outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
-            if self._watches_ends:
-                await self._hook.comfyk_job_finished(job=job, outcome=outcome)
-            self._resolve(job, outcome)
+            await self._jobs.end_waiting(job)
         if jobs:
-            self._changed()
+            self._jobs.changed()
         return [job.id for job in jobs]
 
     async def clear(self, user: str | None = None) -> list[str]:
@@ -320,7 +231,7 @@ class JobQueue:
         """Give a waiting job another place. Returns False when it does not wait (any more)."""
         moved = await self._line.move(job_id, number=number, front=front)
         if moved:
-            self._changed()
+            self._jobs.changed()
         return moved
 
     async def delete_history(self, ids: Collection[str] | None, user: str | None = None) -> None:
@@ -339,23 +250,11 @@ class JobQueue:
         self.paused = False
         self._wake.set()
 
-    async def wait(self, job_id: str) -> Outcome:
-        """How a job of the queue ends. Raises KeyError when it is not in the queue."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(job_id, []).append(future)
-        if job_id not in self._running and job_id not in self._ending:
-            running, pending = await self.listing()
-            known = job_id in self._elsewhere or any(job.id == job_id for job in (*running, *pending))
-            if not known and not future.done():
-                self._waiting[job_id].remove(future)
-                raise KeyError(f"job {job_id} is not in the queue")
-        return await future
-
     async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
         """Free what can be made again. While a job runs it is put off: `{"deferred": True}`."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._free_requests.append((unload_models, free_memory, future))
-        if self._running or self._ending:
+        if len(self._jobs):
             return {"deferred": True}
         self._wake.set()
         return await future
@@ -369,215 +268,47 @@ class JobQueue:
 
     # --- work ---------------------------------------------------------------------------------------------------
 
+    @property
+    def _idle(self) -> bool:
+        """Whether a job that comes in need not stand in line."""
+        return self._line.length == 0 and self._room > 0
+
+    @property
+    def _room(self) -> int:
+        """How many jobs may be started now."""
+        if self.paused or self._jobs.stopping or self._free_requests or self._between:
+            return 0
+        return self._executor.capacity - len(self._jobs.running)
+
     async def _work(self) -> None:
         """Start jobs while there is room for them."""
         while True:
             self._wake.clear()
-            if (self._free_requests or self._between) and not (self._running or self._ending):
+            if (self._free_requests or self._between) and not len(self._jobs):
                 await self._rest()
                 continue
             try:
                 while self._room > 0 and (job := await self._line.take()) is not None:
-                    self._take_up(job)
+                    # The numbers that servers give go on from each other's.
+                    self._next_number = max(self._next_number, int(abs(job.number)) + 1)
+                    self._jobs.take_up(job)
             except StoreError as error:
-                log.error("no job could be taken from the store, trying again in %.1f s: %s", _POLL_S, error)
-                await self._woken(_POLL_S)
+                log.error("no job could be taken from the store, trying again in %.1f s: %s", POLL_S, error)
+                await self._woken(POLL_S)
                 continue
-            await self._woken(_POLL_S if self._shared is not None else None)
+            await self._woken(POLL_S if self._shared is not None else None)
 
-    def _take_up(self, job: Job) -> None:
-        """Run a job that was taken out of the line."""
-        # The numbers that servers give go on from each other's.
-        self._next_number = max(self._next_number, int(abs(job.number)) + 1)
-        self._elsewhere.pop(job.id, None)
-        before = self._running.get(job.id)
-        if job.id in self._ending or (before is not None and not before.lost):
-            return  # this server's own lease ran out, and now it has it again: all goes on
-        running = self._running[job.id] = _Running(job, begun=False, told={})
-        if before is not None:
-            running.after = before.task
-        self._set_off(running)
+    def _room_made(self) -> None:
+        """Wake the worker, if it has anything to do: most jobs come to a queue that nobody waits in."""
+        if self._shared is not None or self._line.length or self._free_requests or self._between:
+            self._wake.set()
 
     async def _woken(self, seconds: float | None) -> None:
+        if seconds is None:
+            await self._wake.wait()
+            return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
-
-    def _set_off(self, running: _Running) -> None:
-        running.task = asyncio.create_task(self._run(running), name=f"comfyk-job-{running.job.id}")
-
-    async def _run(self, running: _Running) -> None:
-        """A job's way from the line to the history."""
-        job = running.job
-        before = [ending.task for ending in self._ending.values() if ending.task is not None]
-        if running.after is not None:
-            await asyncio.wait([running.after])
-        if job.attempts >= self._max_attempts and not running.begun:
-            await self._give_up(running)
-            return
-        try:
-            await self._begin(running)
-            if before:  # what ended before is told before
-                await asyncio.wait(before)
-            if running.lost:
-                self._drop(running)
-                return
-            if self._stopping:
-                return
-            outcome = await self._execute(running)
-        except _NotBegun:
-            outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
-        except ExecutorDied as error:
-            await self._again(running, error)
-            return
-        except LeaseLostError as error:
-            self._drop(running, error)
-            return
-        except Exception as error:  # a fault of the executor: this job ends, and the queue goes on
-            log.exception("the executor failed at job %s", job.id)
-            outcome = failure(job, f"The executor failed: {error}", type(error).__name__, now_ms())
-        if running.lost:
-            self._drop(running)
-        elif not (self._stopping and outcome.status is JobStatus.CANCELLED and not running.cancelled):
-            await self._end(running, outcome)
-        # Otherwise it was interrupted because the server stops: `stop` puts it back.
-
-    async def _begin(self, running: _Running) -> None:
-        """Wait for what the job needs, then count and store the attempt. Raises _NotBegun when it was cancelled."""
-        if not running.begun:
-            if running.waiting is None and (waiting := self._executor.prepare(running.job)) is not None:
-                running.waiting = asyncio.ensure_future(waiting)
-            if running.waiting is not None:
-                self._changed()
-                await asyncio.wait([running.waiting])
-                running.waiting = None
-            if running.lost:
-                raise LeaseLostError("the lease ran out while it waited")
-            if running.cancelled or self._stopping:
-                raise _NotBegun
-            running.job.attempts += 1
-            await self._durably(lambda: self.store.start(running.job, now_ms()))
-            running.begun = True
-        self._changed()
-
-    async def _execute(self, running: _Running) -> Outcome:
-        if running.cancelled:
-            raise _NotBegun
-        running.executing = True
-        try:
-            outcome = await self._executor.run(running.job, self._teller(running))
-        finally:
-            running.executing = False
-            running.showing = None
-        for node_id in outcome.outputs:
-            if node_id in running.told:
-                outcome.outputs[node_id] = running.told[node_id]
-        return outcome
-
-    def _teller(self, running: _Running) -> Callable[[Event], None]:
-        """What a job's executor reports to."""
-        job, emit = running.job, self._events.emit
-
-        def tell(event: Event) -> None:
-            event.client_id = job.client_id
-            if isinstance(event, JobEvent):
-                event.user = job.user
-                if isinstance(event, Executing):
-                    running.showing = event.display_node
-                elif self._watches_outputs and isinstance(event, Executed) and event.output is not None:
-                    self._hook.comfyk_node_output(job=job, node_id=event.node, output=event.output)
-                    running.told[event.node] = event.output
-            emit(event)
-
-        return tell
-
-    async def _end(self, running: _Running, outcome: Outcome) -> None:
-        """Store how a job ended, then tell everybody. The next one is started meanwhile."""
-        job = running.job
-        self._running.pop(job.id, None)
-        self._ending[job.id] = running
-        self._wake.set()
-        last = ending_of(job, outcome)
-        try:
-            if self._watches_ends:
-                await self._hook.comfyk_job_finished(job=job, outcome=outcome)
-            await self._durably(lambda: self.store.finish(job, outcome))
-        except LeaseLostError as error:
-            self._drop(running, error)
-            return
-        finally:
-            self._ending.pop(job.id, None)
-            self._wake.set()
-        self._events.emit(last)
-        self._changed()
-        self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
-        self._resolve(job, outcome)
-
-    async def _give_up(self, running: _Running) -> None:
-        """The job took the process down each time."""
-        job = running.job
-        log.error("job %s ended the server process %d times; it failed", job.id, job.attempts)
-        await self._end(running, _crashed(job))
-
-    async def _again(self, running: _Running, error: ExecutorDied) -> None:
-        """The executor died: the attempt counts, and the job runs again unless there were too many."""
-        job = running.job
-        log.error("job %s: %s", job.id, error)
-        if running.cancelled:
-            await self._end(running, Outcome(JobStatus.CANCELLED, None, now_ms()))
-        elif job.attempts >= self._max_attempts:
-            await self._end(running, _crashed(job, str(error)))
-        else:
-            try:
-                await self._durably(lambda: self._line.give_back(job))
-            except LeaseLostError as lost:
-                self._drop(running, lost)
-                return
-            self._running.pop(job.id, None)
-            if self._shared is not None:
-                self._elsewhere[job.id] = job
-            self._wake.set()
-            self._changed()
-
-    def _drop(self, running: _Running, error: LeaseLostError | None = None) -> None:
-        """Another server runs the job now: what became of it here is void."""
-        job = running.job
-        log.warning("job %s was lost, another server may run it: %s", job.id, error or "the lease ran out")
-        if self._running.get(job.id) is running:
-            del self._running[job.id]
-        if job.id not in self._running:
-            self._elsewhere[job.id] = job
-        self._wake.set()
-        self._changed()
-
-    async def _durably(self, change: Callable[[], Awaitable[None]]) -> None:
-        """Make a change in the store, however long the store needs to get well again: a job is not lost."""
-        delay = _RETRY_FIRST_S
-        while True:
-            try:
-                await change()
-                return
-            except LeaseLostError:
-                raise
-            except UnknownJobError as error:
-                # A change that reported a failure had been made after all (a connection lost at its commit).
-                log.warning("%s", error)
-                return
-            except StoreError as error:
-                log.error("the job store failed, trying again in %.1f s: %s", delay, error)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _RETRY_LAST_S)
-
-    async def _requeue(self, running: _Running) -> None:
-        """The server stopped in good order, which was not the job's fault: it is as if it had not begun."""
-        job = running.job
-        if not running.begun and self._shared is None:
-            return  # it is still pending in the store
-        if running.begun:
-            job.attempts -= 1
-        try:
-            await self.store.requeue(job)
-        except StoreError as error:
-            log.error("job %s runs again at the next start, though the store failed: %s", job.id, error)
 
     async def _rest(self) -> None:
         """Do what has to be done while no job runs."""
@@ -595,98 +326,6 @@ class JobQueue:
             finally:
                 del self._between[0]
 
-    # --- other servers ------------------------------------------------------------------------------------------
-
-    async def _watch(self, store: SharedJobStore) -> None:
-        """Renew the leases, and learn what other servers did."""
-        renew_every = store.lease_s / 3
-        clock = asyncio.get_running_loop().time
-        renewed = clock()
-        while True:
-            await asyncio.sleep(min(_POLL_S, renew_every))
-            begun = clock()
-            try:
-                async with asyncio.timeout_at(max(renewed + store.lease_s, begun + renew_every)):
-                    await self._renew(store)
-                renewed = begun
-            except (StoreError, TimeoutError) as error:
-                log.error("the leases on the running jobs could not be renewed: %s", error or "no answer")
-                if clock() - renewed > store.lease_s:
-                    for running in self._running.values():
-                        self._lose(running)
-                continue
-            try:
-                await self._learn_what_ended(store)
-                before = self.remaining
-                await self._line.refresh(len(self._running) + len(self._ending))
-                if self.remaining != before:
-                    self._changed()
-            except StoreError as error:
-                log.error("what other servers did could not be read: %s", error)
-
-    async def _renew(self, store: SharedJobStore) -> None:
-        asked = [running for running in self._all if not running.lost]
-        # The answer knows nothing of those that are just being stored.
-        stored = [running for running in asked if running.task is not None]
-        renewal = await store.renew([running.job.id for running in asked])
-        for running in stored:
-            if self._running.get(running.job.id) is not running:
-                continue  # it has run meanwhile
-            if running.job.id not in renewal.held:
-                self._lose(running)
-            elif running.job.id in renewal.to_cancel:
-                running.cancelled = True
-                self._interrupt(running)
-
-    def _lose(self, running: _Running) -> None:
-        running.lost = True
-        self._interrupt(running)
-
-    async def _learn_what_ended(self, store: SharedJobStore) -> None:
-        """Tell the clients of this server how their jobs ended that another one ran."""
-        here = self._running.keys() | self._ending.keys()
-        awaited = [job_id for job_id in self._waiting if job_id not in self._elsewhere and job_id not in here]
-        asked = [*self._elsewhere, *awaited]
-        for job_id in await store.ended(asked) if asked else ():
-            detail = await store.get(job_id)
-            job = self._elsewhere.pop(job_id, None)
-            if job_id in self._running or job_id in self._ending:
-                continue
-            if detail is not None and detail.outcome is not None:
-                outcome = detail.outcome
-            else:
-                outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
-            if job is None:
-                self._tell_awaiting(job_id, outcome)
-                continue
-            if detail is not None and detail.outcome is not None:
-                self._events.emit(ending_of(job, outcome))
-                self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
-            self._resolve(job, outcome)
-
-    # --- telling ------------------------------------------------------------------------------------------------
-
-    def _changed(self) -> None:
-        self._events.emit(QueueChanged(queue_remaining=self.remaining))
-
-    def _resolve(self, job: Job, outcome: Outcome) -> None:
-        ran = outcome.finished_at - outcome.started_at if outcome.started_at is not None else None
-        self._events.emit(
-            JobEnded(
-                job_id=job.id,
-                client_id=job.client_id,
-                user=job.user,
-                status=outcome.status.value,
-                seconds=None if ran is None else ran / 1000,
-            )
-        )
-        self._tell_awaiting(job.id, outcome)
-
-    def _tell_awaiting(self, job_id: str, outcome: Outcome) -> None:
-        for future in self._waiting.pop(job_id, ()):
-            if not future.done():
-                future.set_result(outcome)
-
 
 async def _hand_over(work: Awaitable[Any], futures: list[asyncio.Future[Any]]) -> None:
     """Await something for others, who get its result or its exception."""
@@ -700,21 +339,3 @@ async def _hand_over(work: Awaitable[Any], futures: list[asyncio.Future[Any]]) -
     for future in futures:
         if not future.done():
             future.set_result(result)
-
-
-class _NotBegun(Exception):
-    """The job was cancelled, or the server stops, before it began."""
-
-
-def _crashed(job: Job, why: str = "") -> Outcome:
-    """How a job ends that took the process down each time it ran."""
-    message = (
-        f"The server process ended {job.attempts} times while this job ran, so it is not run again. "
-        "Look into the log for a crash or for want of memory, then queue it anew."
-    )
-    if why:
-        message = (
-            f"What ran this job died {job.attempts} times, so it is not run again. The last time: {why} "
-            "Look into the log for a crash or for want of memory, then queue it anew."
-        )
-    return failure(job, message, "JobCrashed", now_ms())

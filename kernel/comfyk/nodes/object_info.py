@@ -7,18 +7,16 @@ look at the file lists of those that have some, and a call of INPUT_TYPES for V1
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import math
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from comfyk.nodes.definition import NodeDef
 from comfyk.nodes.registry import NodeRegistry
+from comfyk.wire import dumps_anything
 
 logger = logging.getLogger(__name__)
 
@@ -109,35 +107,5 @@ class ObjectInfo:
 
 
 def encode(value: Any) -> bytes:
-    """Strict JSON of whatever an author put into a schema.
-
-    Tuples become lists, NaN and infinities null, numbers of other libraries numbers, and what JSON has no form
-    for its text.
-    """
-    try:
-        return to_json(value, inf_nan_mode="null", fallback=_fallback)
-    except ValueError:
-        # a file name that is not UTF-8 is a string with lone surrogates, which only escapes can carry
-        return json.dumps(_plain(value), separators=(",", ":")).encode()
-
-
-def _fallback(value: Any) -> Any:
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "shape", None) == ():
-        return item()
-    return str(value)
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list | set | frozenset):
-        return [_plain(inner) for inner in value]
-    plain = _fallback(value)
-    return plain if isinstance(plain, str) else _plain(plain)
+    """JSON of whatever an author put into a schema. A file name that is not UTF-8 is carried by escapes."""
+    return dumps_anything(value, surrogates="escape")

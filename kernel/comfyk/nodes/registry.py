@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
+import threading
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from comfyk.graph.links import is_link
 from comfyk.io.node import ComfyNode, NodeDefinitionError, NodeReplace
 from comfyk.nodes.definition import NodeDef
+from comfyk.nodes.links import is_link
 from comfyk.nodes.typed import TypedNodeDef
 from comfyk.nodes.v1 import V1NodeDef
 
@@ -36,12 +37,16 @@ class NodeRegistry:
 
     A name can be registered again: the last one wins, and the one before comes back when the source of the
     last is removed. `revision` grows with every change.
+
+    It may be changed and read in any threads: what is in the dicts is replaced, never changed, and readers go through
+    copies, which are made in one step.
     """
 
     def __init__(self) -> None:
         self.revision = 0
-        self._nodes: dict[str, list[tuple[NodeDef, str]]] = {}
-        self._replacements: dict[str, list[tuple[NodeReplace, str | None]]] = {}
+        self._nodes: dict[str, tuple[tuple[NodeDef, str], ...]] = {}
+        self._replacements: dict[str, tuple[tuple[NodeReplace, str | None], ...]] = {}
+        self._changing = threading.Lock()
 
     def add(
         self,
@@ -60,37 +65,30 @@ class NodeRegistry:
         """
         definition = define(node, name=name, display_name=display_name, python_module=python_module)
         source = source or definition.python_module
-        stack = self._nodes.setdefault(definition.name, [])
-        if stack and stack[-1][0].cls is not definition.cls:
-            logger.warning("node %s from %s replaces the one from %s", definition.name, source, stack[-1][1])
-        stack[:] = [entry for entry in stack if entry[1] != source]
-        stack.append((definition, source))
-        self.revision += 1
+        with self._changing:
+            stack = self._nodes.get(definition.name, ())
+            if stack and stack[-1][0].cls is not definition.cls:
+                logger.warning(
+                    "node %s from %s replaces the one from %s", definition.name, source, stack[-1][1]
+                )
+            others = (entry for entry in stack if entry[1] != source)
+            self._nodes[definition.name] = (*others, (definition, source))
+            self.revision += 1
         return definition
 
     def remove(self, name: str) -> None:
         """Take a node out, whatever its source. Raises UnknownNode."""
-        if self._nodes.pop(name, None) is None:
-            raise self._unknown(name)
-        self.revision += 1
+        with self._changing:
+            if self._nodes.pop(name, None) is None:
+                raise self._unknown(name)
+            self.revision += 1
 
     def remove_source(self, source: str) -> list[str]:
         """Take out everything that this source registered. Returns the names of its nodes."""
-        removed = []
-        for name, stack in list(self._nodes.items()):
-            kept = [entry for entry in stack if entry[1] != source]
-            if len(kept) == len(stack):
-                continue
-            removed.append(name)
-            if kept:
-                stack[:] = kept
-            else:
-                del self._nodes[name]
-        for old, entries in list(self._replacements.items()):
-            entries[:] = [entry for entry in entries if entry[1] != source]
-            if not entries:
-                del self._replacements[old]
-        self.revision += 1
+        with self._changing:
+            removed = _without(self._nodes, source)
+            _without(self._replacements, source)
+            self.revision += 1
         return removed
 
     def get(self, name: str) -> NodeDef | None:
@@ -116,16 +114,20 @@ class NodeRegistry:
 
     def __iter__(self) -> Iterator[NodeDef]:
         """The definitions; `names()` gives the names."""
-        return iter([stack[-1][0] for stack in self._nodes.values()])
+        return iter([stack[-1][0] for stack in list(self._nodes.values())])
 
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def names(self) -> list[str]:
-        return list(self._nodes)
+    def names(self, source: str | None = None) -> list[str]:
+        """The names of all nodes, or of those that this source has registered."""
+        if source is None:
+            return list(self._nodes)
+        stacks = list(self._nodes.items())
+        return [name for name, stack in stacks if any(entry[1] == source for entry in stack)]
 
     def _unknown(self, name: str) -> UnknownNode:
-        return UnknownNode(name, difflib.get_close_matches(str(name), self._nodes, n=3))
+        return UnknownNode(name, difflib.get_close_matches(str(name), list(self._nodes), n=3))
 
     @property
     def class_mappings(self) -> ClassMappings:
@@ -135,14 +137,15 @@ class NodeRegistry:
     @property
     def replacements(self) -> dict[str, list[NodeReplace]]:
         """What stands in for nodes that are gone: old name -> candidates, first choice first."""
-        return {old: [one for one, _ in entries] for old, entries in self._replacements.items()}
+        return {old: [one for one, _ in entries] for old, entries in list(self._replacements.items())}
 
     def add_replacement(self, replacement: NodeReplace, *, source: str | None = None) -> None:
         """Say what stands in for a node that is gone. The same pair of names again changes nothing."""
-        entries = self._replacements.setdefault(replacement.old_node_id, [])
-        if all(one.new_node_id != replacement.new_node_id for one, _ in entries):
-            entries.append((replacement, source))
-            self.revision += 1
+        with self._changing:
+            entries = self._replacements.get(replacement.old_node_id, ())
+            if all(one.new_node_id != replacement.new_node_id for one, _ in entries):
+                self._replacements[replacement.old_node_id] = (*entries, (replacement, source))
+                self.revision += 1
 
     def apply_replacements(self, prompt: dict[str, Any]) -> list[str]:
         """Rewrite a prompt in place: nodes that are not registered become what stands in for them.
@@ -219,6 +222,21 @@ def define(
     if issubclass(node, ComfyNode):
         return TypedNodeDef(node, name=name, display_name=display_name, python_module=python_module)
     return V1NodeDef(node, name=name, display_name=display_name, python_module=python_module)
+
+
+def _without(entries: dict[str, Any], source: str) -> list[str]:
+    """Take out what is of this source. Returns the names that something was taken from."""
+    changed = []
+    for name, stack in list(entries.items()):
+        kept = tuple(entry for entry in stack if entry[1] != source)
+        if len(kept) == len(stack):
+            continue
+        changed.append(name)
+        if kept:
+            entries[name] = kept
+        else:
+            del entries[name]
+    return changed
 
 
 def _is_node(node: Any) -> bool:

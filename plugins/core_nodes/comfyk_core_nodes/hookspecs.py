@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfyk import hookspec
 
 if TYPE_CHECKING:
-    from comfyk.app import App
+    from comfyk import App
 
     from comfyk_core_nodes.families.registry import Families
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def comfyk_register_model_families(app: App, families: Families) -> None:
     """Add families of diffusion models with `families.add(Family(...))`; `docs/families.md` shows how.
 
-    When: the app starts, or a model is loaded for the first time, whichever comes first. Once for an app.
+    When: a moment after the server listens, or when a model is loaded for the first time, whichever comes first. Once
+        for an app.
     Thread: any.
     May: not import torch: a family's functions do, when a file of it is loaded.
     Return: nothing.

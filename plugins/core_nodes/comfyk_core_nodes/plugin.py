@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 from comfyk import hookimpl
 
 from comfyk_core_nodes import hookspecs, warm_up
+from comfyk_core_nodes.devices import settings as device_settings
 from comfyk_core_nodes.devices.freed import keep_freed_memory
-from comfyk_core_nodes.devices.settings import SECTION, DeviceSettings, select_devices
 from comfyk_core_nodes.devices.stats import device_stats
 from comfyk_core_nodes.devices.torch_import import torch_version
-from comfyk_core_nodes.families.registry import model_families
+from comfyk_core_nodes.images import metadata_settings
 from comfyk_core_nodes.job_context import job_context, torch_for
 from comfyk_core_nodes.memory.freeing import free_after, free_memory
 from comfyk_core_nodes.nodes import NODES
+from comfyk_core_nodes.sampling import preview_settings
 
 if TYPE_CHECKING:
-    from comfyk.app import App
-    from comfyk.jobs.model import Job
+    from comfyk import App
+    from comfyk.jobs import Job
     from pydantic import BaseModel
 
 
@@ -31,7 +32,11 @@ def comfyk_add_hooks() -> Any:
 
 @hookimpl
 def comfyk_register_settings() -> Mapping[str, type[BaseModel]]:
-    return {SECTION: DeviceSettings}
+    return {
+        device_settings.SECTION: device_settings.DeviceSettings,
+        preview_settings.SECTION: preview_settings.PreviewSettings,
+        metadata_settings.SECTION: metadata_settings.MetadataSettings,
+    }
 
 
 @hookimpl
@@ -44,14 +49,14 @@ def comfyk_register_nodes(app: App) -> None:
 def comfyk_startup(app: App) -> None:
     """Before anything imports torch, which looks at the devices when it starts, and before there are threads."""
     keep_freed_memory()
-    select_devices(app.settings.section(SECTION, DeviceSettings))
-    model_families()
+    wanted = app.settings.section(device_settings.SECTION, device_settings.DeviceSettings)
+    device_settings.select_devices(wanted)
 
 
 @hookimpl(trylast=True)
-async def comfyk_serve() -> None:
+async def comfyk_serve(app: App) -> None:
     """Last, so that the port is open before torch takes the processor."""
-    warm_up.warm_up_later()
+    warm_up.warm_up_later(app)
 
 
 @hookimpl

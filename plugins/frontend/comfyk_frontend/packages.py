@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +35,9 @@ def template_folders() -> list[Path]:
     return [folder for name in names if (folder := _folder(name, "templates")) is not None]
 
 
+@cache  # looking through the installed distributions takes a millisecond
 def version(distribution: str) -> str | None:
-    """The installed version, or None."""
+    """The installed version, or None, as it was when the process first asked."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

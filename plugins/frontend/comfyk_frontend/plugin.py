@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfyk import hookimpl
+from comfyk.doctor import Finding
 
 from comfyk_frontend import packages
 from comfyk_frontend.settings import FrontendSettings
 
 if TYPE_CHECKING:
-    from comfyk.app import App
+    from comfyk import App
     from pydantic import BaseModel
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def comfyk_register_routes(app: App) -> Iterable[Any]:
     root = ui_root(app)
     if root is None:
         log.warning("there is no web UI; to get it: pip install %s", packages.UI)
-    return [*package_routes(), *(ui_routes(root) if root is not None else [])]
+    return [*package_routes(), *(ui_routes(app, root) if root is not None else [])]
 
 
 @hookimpl
@@ -53,7 +54,7 @@ def comfyk_register_middlewares(app: App) -> Iterable[Any]:
     from comfyk_frontend.serving import ui_middleware
 
     root = ui_root(app)
-    return [] if root is None else [ui_middleware(root)]
+    return [] if root is None else [ui_middleware(app, root)]
 
 
 @hookimpl
@@ -67,3 +68,25 @@ def comfyk_system_stats(app: App) -> Mapping[str, Any]:
             {"name": name, "installed": version, "required": None} for name, version in installed.items()
         ],
     }
+
+
+@hookimpl
+def comfyk_snapshot() -> Mapping[str, Any]:
+    """Which web UI it was: nothing of it can be put back but by installing these versions."""
+    installed = {name: packages.version(name) for name in (packages.UI, packages.TEMPLATES, packages.DOCS)}
+    return {"packages": {name: version for name, version in installed.items() if version is not None}}
+
+
+@hookimpl
+def comfyk_doctor(app: App) -> Iterable[Finding]:
+    """What of the web UI is not there."""
+    if ui_root(app) is None:
+        yield Finding(
+            "warning", "There is no web UI: the server runs headless.", f"pip install {packages.UI}"
+        )
+    for name, found, lacks in (
+        (packages.TEMPLATES, bool(packages.template_folders()), "workflow templates"),
+        (packages.DOCS, packages.docs_folder() is not None, "documentation of nodes"),
+    ):
+        if not found:
+            yield Finding("info", f"The web UI shows no {lacks}.", f"pip install {name}")

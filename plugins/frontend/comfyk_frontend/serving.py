@@ -12,16 +12,19 @@ from functools import cache
 from pathlib import Path
 
 from aiohttp import web
+from comfyk import App
 from comfyk.api import ApiError
 
 from comfyk_frontend import packages
-from comfyk_frontend.files import answer, find
+from comfyk_frontend.page import Page
+from comfyk_frontend.ui_files import answer, find
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def ui_middleware(root: Path) -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+def ui_middleware(app: App, root: Path) -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
     """Answers with the files under `root` what no route answers."""
+    page = Page(app, root / "index.html")
 
     @web.middleware
     async def serve_ui(request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -34,9 +37,11 @@ def ui_middleware(root: Path) -> Callable[[web.Request, _Handler], Awaitable[web
         ):
             return await handler(request)
         name = path.removeprefix("/")
+        if name == "index.html":
+            return await page.answer(request)
         file = await asyncio.to_thread(find, (root,), name)
         if file is not None:
-            return answer(file, name)
+            return answer(request, file, name)
         if script:
             raise ApiError(404, "not_found", f"There is nothing at {path}.")
         return await handler(request)
@@ -44,11 +49,12 @@ def ui_middleware(root: Path) -> Callable[[web.Request, _Handler], Awaitable[web
     return serve_ui
 
 
-def ui_routes(root: Path) -> list[web.RouteDef]:
+def ui_routes(app: App, root: Path) -> list[web.RouteDef]:
     """`/`, which http serves too as long as nobody else does."""
+    page = Page(app, root / "index.html")
 
     async def index(request: web.Request) -> web.StreamResponse:
-        return answer(root / "index.html", "index.html")
+        return await page.answer(request)
 
     return [web.get("/", index)]
 
@@ -86,7 +92,7 @@ async def _from(
     name = request.match_info["path"]
     file = await asyncio.to_thread(lambda: find(folders(), name))
     if file is not None:
-        return answer(file, name)
+        return answer(request, file, name)
     if not folders():
         raise ApiError(
             404,

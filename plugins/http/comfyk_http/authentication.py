@@ -30,12 +30,6 @@ aria-label="Token"> <button>Open</button></form>
 """
 
 
-def token_needed(settings: HttpSettings) -> bool:
-    """Whether clients need a token."""
-    when = settings.require_token
-    return when == "always" or (when == "auto" and not settings.loopback_only)
-
-
 def authentication(settings: HttpSettings, tokens: Tokens) -> Middleware:
     """The middleware that answers 401 to requests without a token."""
 

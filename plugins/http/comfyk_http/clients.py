@@ -24,6 +24,8 @@ MOST_WAITING = 20_000
 _FULL = 64 * 1024
 """So many bytes in the transport: it is not given more until they have left."""
 _AT_ONCE = 256 * 1024
+_PATIENCE = 0.002
+"""Seconds that a message which need not go out at once waits for others to go with."""
 _RETRY = 0.02, 0.25
 """Seconds until a full transport is looked at again: at first, and at most."""
 
@@ -54,6 +56,8 @@ class Client:
         self._bytes = 0
         self._latest: dict[Hashable, _Message] = {}
         self._next_write: asyncio.Handle | None = None
+        self._in_no_hurry = False
+        """Whether the next write waits for more to send."""
         self._full_since: float | None = None
         self._retry = _RETRY[0]
         self._closed = False
@@ -63,10 +67,11 @@ class Client:
         """Whether everything is sent that will be."""
         return self._closed or not self._waiting
 
-    def send(self, frame: bytes, newest: Hashable | None = None) -> None:
+    def send(self, frame: bytes, newest: Hashable | None = None, *, patient: bool = False) -> None:
         """Queue a frame. Never blocks, never raises.
 
-        Of frames with the same `newest` only the last counts, once the client is behind.
+        Of frames with the same `newest` only the last counts, once the client is behind. A `patient` frame goes out
+        with what comes in the next moment, and takes the place of one like it that still waits.
         """
         if self._closed:
             return
@@ -74,7 +79,7 @@ class Client:
         behind = len(self._waiting) >= BEHIND or self._bytes > BEHIND_BYTES
         if newest is not None:
             older = self._latest.get(newest)
-            if behind and older is not None and older.frame is not None:
+            if (behind or patient) and older is not None and older.frame is not None:
                 self._bytes -= len(older.frame)
                 older.frame = None
             self._latest[newest] = message
@@ -83,7 +88,15 @@ class Client:
         if behind:
             self._check()
         if self._next_write is None:
+            if patient:
+                self._next_write = self._loop.call_later(_PATIENCE, self._write)
+            else:
+                self._next_write = self._loop.call_soon(self._write)
+            self._in_no_hurry = patient
+        elif self._in_no_hurry and not patient:
+            self._next_write.cancel()
             self._next_write = self._loop.call_soon(self._write)
+            self._in_no_hurry = False
 
     def close(self) -> None:
         """Send no more; what still waits is not sent."""
@@ -115,7 +128,7 @@ class Client:
 
     def _write(self) -> None:
         """Hand what waits to the transport, unless that is full; then look again later."""
-        self._next_write = None
+        self._next_write, self._in_no_hurry = None, False
         if self._transport.is_closing():
             self.close()
             return

@@ -10,7 +10,7 @@ import click
 from comfyk_http.tokens import TokenError, Tokens
 
 if TYPE_CHECKING:
-    from comfyk.commands.session import Session
+    from comfyk import Session
 
 
 def _tokens(session: Session) -> Tokens:

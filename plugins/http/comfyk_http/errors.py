@@ -4,68 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
-from comfyk.api import ApiError
-from comfyk.jobs.store import StoreError
+from comfyk.api import ApiError, ErrorShape, as_object, operation_of
+from comfyk.jobs import StoreError
 from comfyk.wire import dumps
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-H = TypeVar("H", bound=Handler)
-Shape = Callable[["ApiError"], dict[str, Any]]
-
-_SHAPE = "comfyk_error_shape"
 
 
-def as_object(error: ApiError) -> dict[str, Any]:
-    """The common shape: `{"error": {"type", "message", "details", "extra_info"}}`."""
-    body = {
-        "type": error.type,
-        "message": error.message,
-        "details": error.details or error.message,
-        "extra_info": error.extra_info,
-    }
-    return {"error": body, **_beside(error)}
-
-
-def as_prompt_error(error: ApiError) -> dict[str, Any]:
-    """The common shape with `node_errors` beside it, as `POST /prompt` answers."""
-    return {**as_object(error), "node_errors": error.extra.get("node_errors", {})}
-
-
-def as_text(error: ApiError) -> dict[str, Any]:
-    """`{"error": "what is wrong"}`, as the jobs and users routes answer."""
-    return {"error": error.message, **_beside(error)}
-
-
-def as_coded(error: ApiError) -> dict[str, Any]:
-    """`{"error": {"code", "message", "details"}}`, as the asset routes answer."""
-    body = {"code": error.type.upper(), "message": error.message, "details": error.extra_info}
-    return {"error": body, **_beside(error)}
-
-
-def _beside(error: ApiError) -> dict[str, Any]:
-    """What stands beside `error` in every shape, for clients of other servers of this API."""
-    return {"detail": error.details or error.message, "status_code": error.status, **error.extra}
-
-
-def shaped(shape: Shape) -> Callable[[H], H]:
-    """Mark a handler: its errors are answered in this shape instead of the common one."""
-
-    def mark(handler: H) -> H:
-        setattr(handler, _SHAPE, shape)
-        return handler
-
-    return mark
-
-
-def shape_of(handler: Any) -> Shape:
+def shape_of(handler: Any) -> ErrorShape:
     """In which shape a handler's errors are answered."""
-    return getattr(handler, _SHAPE, as_object)
+    operation = operation_of(handler)
+    return as_object if operation is None else operation.error_shape
 
 
 @web.middleware
@@ -95,9 +50,17 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _answer(request: web.Request, error: ApiError) -> web.Response:
-    body = dumps(shape_of(request.match_info.handler)(error))
+    shape = shape_of(request.match_info.handler)
+    try:
+        body = dumps(shape.write(error))
+    except Exception:  # a plugin's shape: what was wrong has to be told all the same
+        log.exception(
+            "%s %s: the error cannot be written in the operation's shape", request.method, request.path
+        )
+        shape = as_object
+        body = dumps(shape.write(error))
     return web.Response(
-        status=error.status, body=body, content_type="application/json", headers=error.headers
+        status=error.status, body=body, content_type=shape.content_type, headers=error.headers
     )
 
 

@@ -7,22 +7,24 @@ clients listen, the less each of them costs the job that they listen to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable
+from functools import cache
 
 from comfyk.events import (
     Event,
     ExecutionInterrupted,
     JobEvent,
+    Message,
     Preview,
     Progress,
     ProgressState,
     ProgressText,
     QueueChanged,
 )
+from comfyk.tasks import TaskChanged
 from comfyk.wire import dumps
 
-from comfyk_http import binary
+from comfyk_http import binary_messages as binary
 from comfyk_http.clients import Client
 from comfyk_http.frames import binary_frame, text_frame
 
@@ -37,7 +39,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._clients: dict[str, Client] = {}
-        self._gathered: dict[Hashable, Event | bytes] = {}
+        self._gathered: dict[Hashable, Event] = {}
         """For everybody: messages in order, of which those with one key replace each other."""
         self._sending: asyncio.TimerHandle | None = None
 
@@ -60,31 +62,30 @@ class Hub:
         if self._clients.get(client.id) is client:
             del self._clients[client.id]
 
-    def send(self, type: str, data: Any, client_id: str | None = None) -> None:
-        """Send a JSON message to one client, or to all."""
-        frame = text_frame(dumps({"type": type, "data": data}))
-        if client_id is None:
-            self._tell_all(frame, None)
-        elif client_id in self._clients:
-            self._clients[client_id].send(frame)
-
     def on_event(self, event: Event) -> None:
         """Forward an event. What is about one client's job goes to that client.
 
         Without a client, progress and what is not about a job at all goes to everybody, as does the news that a
         job was interrupted; the other messages of the job go to nobody.
         """
+        if not self._clients:
+            return
         if event.client_id is not None:
             client = self._clients.get(event.client_id)
-            if client is not None and event.type:
-                client.send(_frame(event, _detailed(client)), _newest(event))
-        elif self._clients and event.type and _for_all(event):
-            self._tell_all(event, _newest(event))
+            if client is not None and _is_told(type(event)):
+                _send((client,), event, _detailed(client))
+        elif _is_for_all(type(event)):
+            self._tell_all(event)
 
-    def _tell_all(self, message: Event | bytes, newest: Hashable | None) -> None:
+    def _tell_all(self, event: Event) -> None:
+        if len(self._clients) <= FEW and not self._gathered:
+            for client in self._clients.values():
+                _send((client,), event, _detailed(client))
+            return
+        newest = _newest(event)
         key = object() if newest is None else newest
         self._gathered.pop(key, None)
-        self._gathered[key] = message
+        self._gathered[key] = event
         if len(self._clients) <= FEW:
             self._send_gathered()
         elif self._sending is None:
@@ -99,7 +100,8 @@ class Hub:
         for detailed in (False, True):
             clients = [client for client in self._clients.values() if _detailed(client) is detailed]
             if clients:
-                _send(clients, gathered, detailed)
+                for event in gathered.values():
+                    _send(clients, event, detailed)
 
     async def flush(self, seconds: float) -> None:
         """Wait until the clients have been sent everything, at most for so long."""
@@ -116,11 +118,18 @@ def _detailed(client: Client) -> bool:
     return client.flags.get("supports_preview_metadata") is True
 
 
-def _for_all(event: Event) -> bool:
-    """Whether an event that is about no client's job goes to everybody."""
-    if not isinstance(event, JobEvent):
-        return True
-    return isinstance(event, Preview | Progress | ProgressState | ProgressText | ExecutionInterrupted)
+@cache
+def _is_told(type: type[Event]) -> bool:
+    """Whether clients hear of such events at all: some are for plugins only."""
+    return bool(type.type) or issubclass(type, Message)
+
+
+@cache
+def _is_for_all(type: type[Event]) -> bool:
+    """Whether such an event goes to everybody when it is about no client's job."""
+    if not issubclass(type, JobEvent):
+        return _is_told(type)
+    return issubclass(type, Preview | Progress | ProgressState | ProgressText | ExecutionInterrupted)
 
 
 def _newest(event: Event) -> Hashable | None:
@@ -134,6 +143,8 @@ def _newest(event: Event) -> Hashable | None:
             return event.type, event.job_id
         case QueueChanged():
             return event.type
+        case TaskChanged():
+            return event.type, event.task.get("id")
     return None
 
 
@@ -143,14 +154,14 @@ def _frame(event: Event, detailed: bool) -> bytes:
             return binary_frame(binary.preview_with_metadata(event) if detailed else binary.preview(event))
         case ProgressText():
             return binary_frame(binary.progress_text(event))
+        case Message(content=bytes() as content):
+            return binary_frame(content)
+        case Message():
+            return text_frame(dumps({"type": event.message_type, "data": event.content}))
     return text_frame(dumps({"type": event.type, "data": event.data()}))
 
 
-def _send(clients: Sequence[Client], gathered: dict[Hashable, Event | bytes], detailed: bool) -> None:
-    for message in gathered.values():
-        if isinstance(message, bytes):
-            frame, newest = message, None
-        else:
-            frame, newest = _frame(message, detailed), _newest(message)
-        for client in clients:
-            client.send(frame, newest)
+def _send(clients: Iterable[Client], event: Event, detailed: bool) -> None:
+    frame, newest, patient = _frame(event, detailed), _newest(event), isinstance(event, QueueChanged)
+    for client in clients:
+        client.send(frame, newest, patient=patient)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
-from comfyk.app import App
+from comfyk import App
 
 from comfyk_http.hub import Hub
 from comfyk_http.log_feed import LogFeed
-from comfyk_http.model_files import ModelFiles
 from comfyk_http.settings import HttpSettings
 from comfyk_http.users import Users
 
@@ -17,7 +16,6 @@ APP = web.AppKey("comfyk", App)
 SETTINGS = web.AppKey("settings", HttpSettings)
 HUB = web.AppKey("hub", Hub)
 USERS = web.AppKey("users", Users)
-MODEL_FILES = web.AppKey("model_files", ModelFiles)
 LOG_FEED = web.AppKey("log_feed", LogFeed)
 ROUTES = web.AppKey("routes", list[Any])
 """Every route, as `comfyk_http.routing.gather` gives them."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from comfyk.app import App
+from comfyk import App
+from comfyk.events import Message
 
 from comfyk_http.hub import Hub
 from comfyk_http.server_log import SERVER_LOG, Entry
@@ -50,7 +51,8 @@ class LogFeed:
         entries, self._waiting = self._waiting, []
         self._subscribers = {client_id for client_id in self._subscribers if client_id in self._hub}
         for client_id in self._subscribers:
-            self._hub.send("logs", {"entries": entries, "size": terminal_size()}, client_id)
+            content = {"entries": entries, "size": terminal_size()}
+            self._app.events.emit(Message(client_id=client_id, message_type="logs", content=content))
 
 
 def terminal_size() -> dict[str, Any]:

@@ -6,29 +6,25 @@ Making it takes a moment and imports all models, so it is made when somebody ask
 from __future__ import annotations
 
 import inspect
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import comfyk
-from comfyk.api import Answer, Operation
+from comfyk.api import Answer, ErrorShape, Operation
 from pydantic import TypeAdapter
 
-from comfyk_http import errors, schemas
+log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 _Mode = Literal["validation", "serialization"]
+_Adapter = tuple[str, _Mode, TypeAdapter[Any]]
 
 BARE = ("/ws", "/internal/", "/docs", "/openapi.json")
 """Paths that are documented without `/api`, as ComfyUI has them."""
 
-_ERROR_MODELS: Mapping[errors.Shape, Any] = {
-    errors.as_object: schemas.ErrorObject,
-    errors.as_prompt_error: schemas.PromptErrorResponse,
-    errors.as_text: schemas.ErrorText,
-    errors.as_coded: schemas.CodedError,
-}
 _INTRODUCTION = (
     "The ComfyUI API, as this server speaks it. Every path that begins with `/api` is served without it too. "
     "In multi-user mode the header `Comfy-User` says whose settings, files and jobs are meant; that keeps users "
@@ -53,7 +49,9 @@ class Route:
     path: str
     """Without `/api`."""
     operation: Operation
-    errors: errors.Shape
+    errors: ErrorShape
+    plugin: str = ""
+    """Whose it is."""
 
     @property
     def shown_path(self) -> str:
@@ -71,16 +69,27 @@ class _Writer:
 
     def __init__(self, routes: list[Route]) -> None:
         self._routes = routes
-        self._types: dict[str, tuple[Any, _Mode]] = {}
-        for route in routes:
-            for key, type, mode in _types(route):
-                self._types[key] = type, mode
-        adapters: list[tuple[str, _Mode, TypeAdapter[Any]]] = [
-            (key, mode, TypeAdapter(type)) for key, (type, mode) in self._types.items()
-        ]
-        found, definitions = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")
-        self._schemas = {key: schema for (key, _), schema in found.items()}
+        self._inputs: dict[tuple[str, str], Any] = {}
+        """The types of queries and bodies, by the route's key and the part."""
+        adapters: list[_Adapter] = [one for route in routes for one in self._adapters(route)]
+        try:
+            found, definitions = _schemas(adapters)
+        except Exception:  # a plugin's model that has no schema: its place stays empty
+            adapters = [
+                (key, mode, adapter if _has_schema(key, mode, adapter) else TypeAdapter(Any))
+                for key, mode, adapter in adapters
+            ]
+            found, definitions = _schemas(adapters)
+        self._found = {key: schema for (key, _), schema in found.items()}
         self._definitions = definitions.get("$defs", {})
+
+    def _adapters(self, route: Route) -> Iterator[_Adapter]:
+        """Every type that the operation takes or gives, with the key of its place. What is broken may be anything."""
+        operation = route.operation
+        for part in ("query", "body"):
+            self._inputs[_key(route), part] = _tried(route, part, lambda part=part: operation.model(part))
+        for key, type, mode in _types(route, self._inputs):
+            yield key, mode, _tried(route, key, lambda type=type: TypeAdapter(type())) or TypeAdapter(Any)
 
     def document(self) -> Json:
         paths: dict[str, Json] = {}
@@ -120,20 +129,20 @@ class _Writer:
         answers = {str(status): self._answer(route, status) for status in operation.answers}
         # Any operation may be refused, interrupted or fail.
         for status in ("4XX", "5XX"):
-            schema = {"application/json": {"schema": self._schemas[_key(route, "error")]}}
+            schema = {route.errors.content_type: {"schema": self._found[_key(route, "error")]}}
             answers[status] = {"description": "What is wrong", "content": schema}
         written["responses"] = answers
         return written
 
     def _parameters(self, route: Route) -> Iterator[Json]:
         for name in re.findall(r"\{(\w+)", route.path):
-            schema = self._schemas[_key(route, "path", name)]
+            schema = self._found[_key(route, "path", name)]
             yield {"name": name, "in": "path", "required": True, "schema": schema}
         if route.operation.user:
             yield _USER_HEADER
-        if route.operation.model("query") is None:
+        if self._inputs[_key(route), "query"] is None:
             return
-        query = self._resolved(self._schemas[_key(route, "query")])
+        query = self._resolved(self._found[_key(route, "query")])
         for name, schema in query.get("properties", {}).items():
             schema = _without_null(schema)
             yield {
@@ -147,9 +156,9 @@ class _Writer:
         if route.operation.raw:
             return {type: {"schema": {"type": "string", "format": "binary"}} for type in route.operation.raw}
         if route.operation.form is not None:
-            return {"multipart/form-data": {"schema": self._schemas[_key(route, "form")]}}
-        if route.operation.model("body") is not None:
-            return {"application/json": {"schema": self._schemas[_key(route, "body")]}}
+            return {"multipart/form-data": {"schema": self._found[_key(route, "form")]}}
+        if self._inputs[_key(route), "body"] is not None:
+            return {"application/json": {"schema": self._found[_key(route, "body")]}}
         return {}
 
     def _answer(self, route: Route, status: int) -> Json:
@@ -163,7 +172,7 @@ class _Writer:
             }
         elif answer.model is not None:
             written["content"] = {
-                "application/json": {"schema": self._schemas[_key(route, "answer", str(status))]}
+                "application/json": {"schema": self._found[_key(route, "answer", str(status))]}
             }
         return written
 
@@ -176,20 +185,51 @@ def _key(route: Route, *parts: str) -> str:
     return "|".join((route.method, route.path, *parts))
 
 
-def _types(route: Route) -> Iterator[tuple[str, Any, _Mode]]:
-    """Every type that the operation takes or gives, with the key of its place."""
+def _types(
+    route: Route, inputs: Mapping[tuple[str, str], Any]
+) -> Iterator[tuple[str, Callable[[], Any], _Mode]]:
+    """The types by the key of their place; each is looked up when it is called for."""
     operation = route.operation
-    yield _key(route, "error"), _ERROR_MODELS[route.errors], "serialization"
+    yield (
+        _key(route, "error"),
+        lambda: Any if route.errors.type is None else route.errors.type,
+        "serialization",
+    )
     for name in re.findall(r"\{(\w+)", route.path):
-        yield _key(route, "path", name), operation.path.get(name, str), "validation"
+        yield _key(route, "path", name), lambda name=name: operation.path.get(name, str), "validation"
     for part in ("query", "body"):
-        if operation.model(part) is not None:
-            yield _key(route, part), operation.model(part), "validation"
+        if (type := inputs[_key(route), part]) is not None:
+            yield _key(route, part), lambda type=type: type, "validation"
     if operation.form is not None:
-        yield _key(route, "form"), operation.form, "validation"
+        yield _key(route, "form"), lambda: operation.form, "validation"
     for status, answer in operation.answers.items():
         if _is_json(answer):
-            yield _key(route, "answer", str(status)), answer.type, "serialization"
+            yield _key(route, "answer", str(status)), lambda answer=answer: answer.type, "serialization"
+
+
+def _tried(route: Route, what: str, find: Callable[[], Any]) -> Any:
+    """What is found, or None and a line in the log: what one plugin says of itself does not keep others from it."""
+    try:
+        return find()
+    except Exception as error:
+        log.warning(
+            "%s of the plugin %s is not described whole: %s: %s: %s",
+            *(route.operation.id, route.plugin, what, type(error).__name__, error),
+        )
+        return None
+
+
+def _has_schema(key: str, mode: _Mode, adapter: TypeAdapter[Any]) -> bool:
+    try:
+        adapter.json_schema(mode=mode)
+    except Exception as error:
+        log.warning("%s is not described: %s: %s", key, type(error).__name__, error)
+        return False
+    return True
+
+
+def _schemas(adapters: list[_Adapter]) -> tuple[Any, Json]:
+    return TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")
 
 
 def _is_json(answer: Answer) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 from comfyk.folders import PathOutsideError, resolve_inside
 from comfyk.packs import PackInfo, pack_source
 
+from comfyk_http.merging import merged
+
 log = logging.getLogger(__name__)
 
 EXAMPLE_FOLDERS = ("example_workflows", "example", "examples", "workflow", "workflows")
@@ -80,7 +82,7 @@ def translations(packs: Iterable[Path]) -> dict[str, Any]:
                 if keys := _read_object(folder / f"{part}.json"):
                     said[part] = keys
             if said:
-                found[folder.name] = _merged(found.get(folder.name, {}), said)
+                found[folder.name] = merged(found.get(folder.name, {}), said)
     return found
 
 
@@ -125,12 +127,3 @@ def _read_object(path: Path) -> dict[str, Any]:
         log.warning("the translation %s cannot be read: %s", path, error)
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _merged(first: Any, second: Any) -> Any:
-    """Objects are merged, lists put together; of anything else the second stays."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return {**first, **{key: _merged(first.get(key), value) for key, value in second.items()}}
-    if isinstance(first, list) and isinstance(second, list):
-        return [*first, *second]
-    return second

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from comfyk import hookimpl
+from comfyk.doctor import Finding
 
 from comfyk_http.settings import HttpSettings
 
 if TYPE_CHECKING:
     import click
-    from comfyk.app import App
+    from comfyk import App
     from pydantic import BaseModel
 
     from comfyk_http.server import HttpServer
@@ -84,3 +85,10 @@ def comfyk_feature_flags(app: App) -> Mapping[str, Any]:
         "node_replacements": True,
         "max_upload_size": app.settings.section("http", HttpSettings).max_upload_size,
     }
+
+
+@hookimpl
+def comfyk_doctor(app: App) -> Iterable[Finding]:
+    from comfyk_http.doctor import findings
+
+    return findings(app.settings.section("http", HttpSettings), app.folders.user)

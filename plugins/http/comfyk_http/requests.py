@@ -1,30 +1,19 @@
-"""What requests may hold: pydantic models of bodies and queries, and the one way to read them.
+"""What requests may hold: pydantic models of bodies, forms and queries.
 
-Clients of ComfyUI rarely set a content type, so a JSON body counts by what it is, not by its header. Unknown fields
-are ignored, since newer clients send more. A value that cannot be is refused with 400, but for the operations that
-ComfyUI's API lets answer with nothing but 200: those do without it (`Forgiving`) and name it in a header.
+Unknown fields are ignored, since newer clients send more. `comfyk_http.reading` reads what is sent into these.
 """
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
 
-from aiohttp import web
-from comfyk.api import ApiError, BadField
-from comfyk.jobs.model import JobStatus
+from comfyk.jobs import JobStatus
+from comfyk.tasks import TaskStatus
 from comfyk.wire import loads
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from comfyk_http.keys import SETTINGS, USERS
-from comfyk_http.users import DEFAULT, SYSTEM_PREFIX, UnknownUserError
-
-M = TypeVar("M", bound=BaseModel)
-F = TypeVar("F", bound="Forgiving")
-
-_ROOM = 50  # levels of nesting, out of about 200
 _FAR = 2**31 - 1  # beyond it nothing is ever stored, and databases refuse the number
 
 
@@ -160,6 +149,26 @@ class JobsQuery(Forgiving):
         return [status for status in JobStatus if status.value in names] if names else None
 
 
+class TasksQuery(Body):
+    task_name: str = ""
+    idempotency_key: str = ""
+    status: str = ""
+    """One or more of `created`, `running`, `completed`, `failed` (and `cancelled`), separated by commas."""
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    sort_order: Literal["asc", "desc"] = "desc"
+    offset: Annotated[Rows, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+    @property
+    def statuses(self) -> list[TaskStatus] | None:
+        """None for all. What was cancelled has failed as well; no task has a status that there is not."""
+        names = {name.strip().lower() for name in self.status.split(",") if name.strip()}
+        if "failed" in names:
+            names.add("cancelled")
+        return [status for status in TaskStatus if status.value in names] if names else None
+
+
 class CancelRequest(Body):
     job_ids: list[Any]
 
@@ -254,67 +263,6 @@ class MaskForm(UploadForm):
     original_ref: Annotated[OriginalRef, BeforeValidator(_from_json)]
 
 
-def _loads(data: bytes) -> Any:
-    """Parse a body that is nested less deeply than JSON may be, so that what wraps it can be read back too."""
-    if data.count(b"[") + data.count(b"{") < _ROOM:
-        return loads(data)
-    value = loads(b"[" * _ROOM + data + b"]" * _ROOM)
-    for _ in range(_ROOM):
-        if len(value) != 1:
-            raise ValueError("more than one value")
-        value = value[0]
-    return value
-
-
-async def read_value(request: web.Request) -> Any:
-    """The body as JSON of any kind. Raises ApiError."""
-    try:
-        return _loads(await request.read())
-    except ValueError as error:
-        raise ApiError(400, "invalid_json", "The request body is not valid JSON.", str(error)) from None
-
-
-async def read_json(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
-    """The body as a JSON object; with `optional` no body at all is an empty one. Raises ApiError."""
-    if optional and not (await request.read()).strip():
-        return {}
-    body = await read_value(request)
-    if not isinstance(body, dict):
-        raise ApiError(400, "invalid_json", "The request body has to be a JSON object.")
-    return body
-
-
-def parse(model: type[M], values: Any) -> M:
-    """Check a body, a form or a query. Raises BadField for the first wrong field."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise BadField(".".join(map(str, first["loc"])), first["msg"]) from None
-
-
-def query_of(request: web.Request) -> dict[str, str]:
-    """The query string; of a repeated parameter the first counts."""
-    query = request.query
-    return {name: query[name] for name in query}
-
-
-def forgive(model: type[F], values: Any) -> tuple[F, list[str]]:
-    """Check what a forgiving operation was sent. Returns what can be used of it, and the names of what cannot.
-
-    Raises BadField for the fields that are refused all the same.
-    """
-    try:
-        return model.model_validate(values), []
-    except ValidationError as error:
-        if not isinstance(values, dict):
-            return model(), ["body"]
-        wrong = {str(one["loc"][0]) for one in error.errors(include_url=False)}
-    if not wrong.isdisjoint(model.refused):
-        return parse(model, values), []
-    return model.model_validate({name: values[name] for name in values if name not in wrong}), sorted(wrong)
-
-
 def is_job_id(value: object) -> bool:
     """Whether it is a UUID in canonical form: ids are compared as text, so no other spelling will do."""
     if not isinstance(value, str) or len(value) != 36:
@@ -323,31 +271,3 @@ def is_job_id(value: object) -> bool:
         return str(uuid.UUID(value)) == value
     except ValueError:
         return False
-
-
-def user_of(request: web.Request) -> str:
-    """Whose request it is: `default`, but with `multi_user` the one named by the header `Comfy-User`."""
-    if not request.app[SETTINGS].multi_user:
-        return DEFAULT
-    user = request.headers.get("Comfy-User", DEFAULT)
-    if not user.isprintable() or len(user) > 255:
-        raise BadField("Comfy-User", "not the name of a user")
-    if user.startswith(SYSTEM_PREFIX):
-        raise ApiError(401, "unknown_user", f"Unknown user: {user}", extra_info={"field": "Comfy-User"})
-    return user
-
-
-async def folder_of(request: web.Request) -> Path:
-    """The folder of the user whose request it is. Raises ApiError (401) for a user that there is not."""
-    user = user_of(request)
-    try:
-        return await asyncio.to_thread(request.app[USERS].folder, user)
-    except UnknownUserError:
-        raise ApiError(
-            401, "unknown_user", f"Unknown user: {user}", extra_info={"field": "Comfy-User"}
-        ) from None
-
-
-def view_of(request: web.Request) -> str | None:
-    """Whose jobs the request may see: None for all of them, which is so without `multi_user`."""
-    return user_of(request) if request.app[SETTINGS].multi_user else None

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from comfyk import App
 from comfyk.api import operation_of
-from comfyk.app import App
 
-from comfyk_http.binding import bind
-from comfyk_http.errors import shape_of
+from comfyk_http.handler_arguments import bind
 
 if TYPE_CHECKING:
     from comfyk_http.openapi import Route
@@ -75,7 +74,7 @@ def described(gathered: list[tuple[str, web.AbstractRouteDef]]) -> list[Route]:
     from comfyk_http.openapi import Route
 
     return [
-        Route(route.method, route.path, found, shape_of(route.handler))
-        for _, route in gathered
+        Route(route.method, route.path, found, found.error_shape, plugin)
+        for plugin, route in gathered
         if isinstance(route, web.RouteDef) and (found := operation_of(route.handler)) is not None
     ]

@@ -5,10 +5,14 @@ Fields that are not always there have a default; the document then does not requ
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from comfyk.api import CodedError, ErrorObject, ErrorText, NodeError, PromptErrorResponse
 from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+__all__ = ["CodedError", "ErrorObject", "ErrorText", "PromptErrorResponse"]
 
 
 class Part(BaseModel):
@@ -18,47 +22,6 @@ class Part(BaseModel):
 
 
 Json = dict[str, Any]
-
-
-# --- errors -----------------------------------------------------------------------------------------------------
-
-
-class ErrorBody(Part):
-    type: str
-    message: str
-    details: str
-    extra_info: Json
-
-
-class _Beside(Part):
-    detail: str
-    """More about it, as one text."""
-    status_code: int
-    """The status of the answer."""
-
-
-class ErrorObject(_Beside):
-    """What went wrong."""
-
-    error: ErrorBody
-
-
-class ErrorText(_Beside):
-    """What went wrong, as a text."""
-
-    error: str
-
-
-class CodedBody(Part):
-    code: str
-    message: str
-    details: Json
-
-
-class CodedError(_Beside):
-    """What went wrong, with a code for programs."""
-
-    error: CodedBody
 
 
 # --- prompt, queue, history, jobs -------------------------------------------------------------------------------
@@ -75,31 +38,12 @@ class PromptInfo(Part):
     exec_info: ExecInfo
 
 
-class NodeProblem(Part):
-    type: str
-    message: str
-    details: str
-    extra_info: Json = {}
-
-
-class NodeError(Part):
-    errors: list[NodeProblem]
-    class_type: str
-    """Empty where the node names none."""
-    dependent_outputs: list[Any]
-
-
 class PromptResponse(Part):
     prompt_id: UUID
     number: float
     """The place in the queue: the lowest runs first."""
     node_errors: dict[str, NodeError]
     """What is wrong behind outputs that are not executed."""
-
-
-class PromptErrorResponse(_Beside):
-    error: ErrorBody
-    node_errors: dict[str, NodeError]
 
 
 class ComfyQueue(Part):
@@ -195,7 +139,43 @@ class JobsPage(Part):
 
 class Cancelled(Part):
     cancelled: bool
-    """Whether there was a job to cancel."""
+    """Whether there was something to cancel."""
+
+
+class TaskProgress(Part):
+    value: float
+    total: float
+    """0 while it is not known how much there is to do."""
+    message: str
+
+
+class TaskEntry(Part):
+    """Background work of the server."""
+
+    id: UUID
+    task_name: str
+    title: str
+    """What it works on, for people."""
+    status: Literal["created", "running", "completed", "failed"]
+    cancelled: bool
+    """Whether it failed because somebody cancelled it."""
+    create_time: datetime
+    started_at: datetime = Field(None, validate_default=False)  # type: ignore[assignment]
+    completed_at: datetime = Field(None, validate_default=False)  # type: ignore[assignment]
+    progress: TaskProgress
+
+
+class TaskDetail(TaskEntry):
+    idempotency_key: str
+    payload: Json
+    update_time: datetime
+    result: Json = {}
+    error: str = ""
+
+
+class TasksPage(Part):
+    tasks: list[TaskEntry]
+    pagination: PaginationInfo
 
 
 class Freed(Part):

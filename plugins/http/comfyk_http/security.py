@@ -61,6 +61,7 @@ class Guard:
         self._addresses = {address.lower() for address in settings.addresses}
         self._any_host = "*" in self._names
         self._own_name = socket.gethostname().lower()
+        self.knows_host = lru_cache(maxsize=1024)(self._knows_host)
 
     def check(self, request: web.Request) -> None:
         """Raises ApiError (403) for a request that another site may have made."""
@@ -93,7 +94,7 @@ class Guard:
                 "Start with --enable-cors-header ORIGIN to allow that site.",
             )
 
-    def knows_host(self, authority: str) -> bool:
+    def _knows_host(self, authority: str) -> bool:
         """Whether the name is this server's own, and could not be a stranger's that points here."""
         try:
             host, _ = _split(authority.lower())

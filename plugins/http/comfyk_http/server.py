@@ -12,21 +12,21 @@ from collections.abc import Callable
 from aiohttp import WSCloseCode, web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Middleware
-from comfyk.app import App
+from comfyk import App
+from comfyk.api import remove_leftovers, serve_requests
 
-from comfyk_http.authentication import authentication, token_needed
+from comfyk_http.authentication import authentication
 from comfyk_http.compression import compress
 from comfyk_http.errors import errors_as_json
 from comfyk_http.hub import Hub
-from comfyk_http.keys import APP, HUB, LOG_FEED, MODEL_FILES, ROUTES, SETTINGS, STARTED, USERS
+from comfyk_http.keys import APP, HUB, LOG_FEED, ROUTES, SETTINGS, STARTED, USERS
 from comfyk_http.log_feed import LogFeed
-from comfyk_http.model_files import ModelFiles
 from comfyk_http.routes.object_info import COMPRESSED
 from comfyk_http.routing import add_routes, gather
 from comfyk_http.security import cors, guard
-from comfyk_http.settings import HttpSettings
+from comfyk_http.services import Services
+from comfyk_http.settings import HttpSettings, token_needed
 from comfyk_http.tokens import Tokens
-from comfyk_http.uploads import remove_leftovers
 from comfyk_http.users import Users
 from comfyk_http.websocket import SOCKETS
 
@@ -58,7 +58,7 @@ class HttpServer:
         """Listen on all addresses. Raises OSError that says which address it could not have, and why."""
         remove_leftovers(self._app.folders)
         logging.getLogger("aiohttp.server").addFilter(_no_broken_requests)
-        tls = self._tls()
+        tls = self._settings.tls()
         self._runner = web.AppRunner(
             build_application(self._app, self._settings, self.hub), access_log=None, shutdown_timeout=2
         )
@@ -116,19 +116,6 @@ class HttpServer:
         for found in runner.addresses[len(self.addresses) :]:
             self.addresses.append((found[0], found[1]))
 
-    def _tls(self) -> ssl.SSLContext | None:
-        key, certificate = self._settings.tls_keyfile, self._settings.tls_certfile
-        if key is None and certificate is None:
-            return None
-        if key is None or certificate is None:
-            raise OSError(errno.EINVAL, "TLS needs both --tls-keyfile and --tls-certfile")
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(certificate, key)
-        except (OSError, ssl.SSLError) as error:
-            raise OSError(errno.EINVAL, f"cannot use {certificate} with {key} for TLS: {error}") from error
-        return context
-
 
 def _no_broken_requests(record: logging.LogRecord) -> bool:
     """What is no HTTP is answered with 400; that anybody can send it is no error of the server."""
@@ -152,8 +139,8 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
     application[HUB] = hub
     application[SOCKETS] = set()
     application[COMPRESSED] = {}
-    application[USERS] = Users(app.folders.user, multi_user=settings.multi_user)
-    application[MODEL_FILES] = ModelFiles(app.folders)
+    application[USERS] = users = Users(app.folders.user, multi_user=settings.multi_user)
+    serve_requests(application, Services(app, users))
     application[LOG_FEED] = feed = LogFeed(app, hub)
     application[STARTED] = time.monotonic()
     application.on_shutdown.append(_say_goodbye)
@@ -165,6 +152,10 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
 
 
 async def _say_goodbye(application: web.Application) -> None:
-    sockets = list(application[SOCKETS])
-    closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"The server stops") for socket in sockets]
+    """Clients connect again at once to a server that starts again; of one that stops they tell their user."""
+    if application[APP].restarting:
+        code, message = WSCloseCode.SERVICE_RESTART, b"The server restarts"
+    else:
+        code, message = WSCloseCode.GOING_AWAY, b"The server stops"
+    closing = [socket.close(code=code, message=message) for socket in list(application[SOCKETS])]
     await asyncio.gather(*closing, return_exceptions=True)

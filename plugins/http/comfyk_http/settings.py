@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from comfyk.settings import AbsolutePath, Option, Section
 from pydantic import Field
+
+if TYPE_CHECKING:
+    import ssl
 
 
 def is_loopback(host: str) -> bool:
@@ -60,7 +64,29 @@ class HttpSettings(Section):
         """Whether only programs on this machine can connect."""
         return all(is_loopback(address) for address in self.addresses)
 
+    def tls(self) -> ssl.SSLContext | None:
+        """What the server speaks https with. Raises OSError for files that are missing or cannot be used."""
+        import ssl
+
+        key, certificate = self.tls_keyfile, self.tls_certfile
+        if key is None and certificate is None:
+            return None
+        if key is None or certificate is None:
+            raise OSError(errno.EINVAL, "TLS needs both --tls-keyfile and --tls-certfile")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise OSError(errno.EINVAL, f"cannot use {certificate} with {key} for TLS: {error}") from error
+        return context
+
     @property
     def max_upload_size(self) -> int:
         """In bytes."""
         return round(self.max_upload_size_mb * 1024 * 1024)
+
+
+def token_needed(settings: HttpSettings) -> bool:
+    """Whether clients need a token."""
+    when = settings.require_token
+    return when == "always" or (when == "auto" and not settings.loopback_only)

@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from comfyk_http.atomic import write_file
+from comfyk.atomic import write_file
 
 log = logging.getLogger(__name__)
 

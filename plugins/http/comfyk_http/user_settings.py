@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from comfyk.atomic import write_file
 from comfyk.folders import resolve_inside
-
-from comfyk_http.atomic import write_file
 
 log = logging.getLogger(__name__)
 

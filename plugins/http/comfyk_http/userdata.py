@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfyk.api import ReceivedFile, claim, is_leftover
 from comfyk.folders import PathOutsideError, resolve_inside
-
-from comfyk_http.uploads import Incoming, claim, is_leftover
 
 
 @dataclass(slots=True)
@@ -119,14 +118,10 @@ class UserData:
     def _inside(self, path: str) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
 
-    def incoming(self) -> Incoming:
-        """A file that is arriving, to be given to `write`. Raises OSError."""
-        return Incoming(self.root)
-
-    def write(self, file: str, incoming: Incoming, *, overwrite: bool) -> Path:
+    def write(self, file: str, received: ReceivedFile, *, overwrite: bool) -> Path:
         """Put a file that has arrived into its place. Raises FileExistsError and other OSErrors."""
         path = self.locate(file)
-        incoming.put(path, overwrite=overwrite)
+        received.put(path, overwrite=overwrite)
         return path
 
     def delete(self, file: str) -> None:

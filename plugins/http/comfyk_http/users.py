@@ -13,9 +13,8 @@ import threading
 import uuid
 from pathlib import Path
 
+from comfyk.atomic import write_file
 from comfyk.folders import PathOutsideError, resolve_inside
-
-from comfyk_http.atomic import write_file
 
 log = logging.getLogger(__name__)
 

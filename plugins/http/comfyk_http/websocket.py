@@ -8,11 +8,12 @@ import uuid
 from typing import Any
 
 from aiohttp import WSMsgType, web
-from comfyk.app import App
+from comfyk import App
+from comfyk.api import operation
 from comfyk.wire import dumps, loads
 
+from comfyk_http.answer_descriptions import done
 from comfyk_http.clients import Client
-from comfyk_http.described import done, operation
 from comfyk_http.frames import text_frame
 from comfyk_http.keys import APP, HUB, SETTINGS
 from comfyk_http.requests import SocketQuery

@@ -14,7 +14,7 @@ from comfyk.settings import Option, Section
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
-    from comfyk.app import App
+    from comfyk import App
     from comfyk.database import Database
     from comfyk.doctor import Finding
     from comfyk.jobs import JobStore

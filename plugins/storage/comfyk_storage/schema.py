@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfyk.jobs.history import duration, finished_summary, history_entry_json, kept_json, read_kept
-from comfyk.jobs.model import Job, JobStatus, Outcome
-from comfyk.jobs.store import JobSummary
-from comfyk.wire import dumps
+from comfyk.jobs import Job, JobStatus, JobSummary, Outcome, duration, finished_summary, history_entry_json
+from comfyk.wire import dumps, dumps_anything, loads_anything
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -143,14 +141,14 @@ def finished_row(job: Job, outcome: Outcome) -> dict[str, Any]:
 
 def read_job(row: Row[*tuple[Any, ...]], *, sensitive: bool) -> Job:
     """The job of an unfinished row, with its sensitive data only where it is to be run."""
-    body = read_kept(row.body)
+    body = loads_anything(row.body)
     return Job(
         id=row.id,
         number=_number(row.number),
         prompt=body["prompt"],
         extra_data=body["extra_data"],
         targets=body["targets"],
-        sensitive=read_kept(row.sensitive) if sensitive and row.sensitive else {},
+        sensitive=loads_anything(row.sensitive) if sensitive and row.sensitive else {},
         user=row.user,
         created_at=row.created_at,
         attempts=row.attempts,
@@ -169,16 +167,16 @@ def read_summary(row: Row[*tuple[Any, ...]]) -> JobSummary:
         create_time=created,
         execution_start_time=started,
         execution_end_time=finished,
-        execution_error=read_kept(error) if error is not None else None,
+        execution_error=loads_anything(error) if error is not None else None,
         outputs_count=count,
         previewable_outputs_count=previewable,
-        preview_output=read_kept(preview) if preview is not None else None,
+        preview_output=loads_anything(preview) if preview is not None else None,
         workflow_id=workflow_id,
     )
 
 
 def _json_or_none(value: Any) -> bytes | None:
-    return None if value is None else kept_json(value)
+    return None if value is None else dumps_anything(value)
 
 
 def _number(number: float) -> float:

@@ -37,6 +37,7 @@ def read(*words: str) -> DeviceSettings:
 @pytest.mark.parametrize(
     ("words", "field", "value"),
     [
+        ("--cpu", "device", "cpu"),
         ("--lowvram", "vram", "low"),
         ("--novram", "vram", "none"),
         ("--highvram", "vram", "high"),
@@ -123,16 +124,26 @@ def test_forced_precision(use: Any) -> None:
     assert dtypes.unet_dtype(CPU) == torch.float32
 
 
-@pytest.mark.parametrize("name", list(dtypes.DTYPES))
-def test_the_dtype_that_is_asked_for(name: str, use: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("fp64", torch.float64),
+        ("fp32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+        ("fp8_e4m3fn", torch.float8_e4m3fn),
+        ("fp8_e5m2", torch.float8_e5m2),
+    ],
+)
+def test_the_dtype_that_is_asked_for(name: str, dtype: torch.dtype, use: Any) -> None:
     use(unet_dtype=name)
-    assert dtypes.unet_dtype(CPU) == dtypes.unet_dtype(MPS) == dtypes.DTYPES[name]
+    assert dtypes.unet_dtype(CPU) == dtypes.unet_dtype(MPS) == dtype
     if name != "fp64":
         use(text_encoder_dtype=name)
-        assert dtypes.text_encoder_dtype(CPU, torch.float32) == dtypes.DTYPES[name]
+        assert dtypes.text_encoder_dtype(CPU, torch.float32) == dtype
     if name in ("fp32", "bf16", "fp16"):
         use(vae_dtype=name)
-        assert dtypes.vae_dtype(MPS) == dtypes.DTYPES[name]
+        assert dtypes.vae_dtype(MPS) == dtype
     use(fp16_intermediates=True)
     assert dtypes.intermediate_dtype() == torch.float16
 
@@ -165,7 +176,7 @@ def test_devices_of_the_parts(use: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_running_app_says_what_to_use(app: Any) -> None:
     assert settings.cpu_only() is False
-    app.settings.execution.device = "cpu"
+    app.settings.section("device").device = "cpu"
     assert settings.cpu_only() and device.get_torch_device() == CPU
 
 

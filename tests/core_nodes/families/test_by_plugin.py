@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from comfyk_core_nodes.families.sd.registrations import FAMILIES, SD1
 from comfyk_core_nodes.sampling.noise import prepare_noise
 from comfyk_core_nodes.weights.files import ModelFileError
 
+from ...plugins.model_family import comfyk_tiny_flow as tiny_flow
 from ..tiny_models import StateDict, make_text, prefixed, randomised
-from . import tiny_flow
 
 pytestmark = pytest.mark.usefixtures("in_a_job")
 
@@ -125,6 +126,25 @@ def test_a_name_that_is_taken(app: App, caplog: pytest.LogCaptureFixture) -> Non
         names = [family.name for family in model_families()]
     assert names == ["tiny_flow", *(family.name for family in FAMILIES)]
     assert "there is a family 'tiny_flow' already" in caplog.text
+
+
+def test_a_family_that_fails_leaves_files_to_the_others(
+    out: Any, put: Callable[..., str], states: Callable[[str], StateDict], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(weights: Any) -> Any:
+        return weights["what is not there"]
+
+    text = replace(tiny_flow.TINY_FLOW.text, tell=fail)
+    layout = replace(tiny_flow.TINY_FLOW.layout, prefix=fail)
+    model_families().add(replace(tiny_flow.TINY_FLOW, name="broken", layout=layout, text=text))
+    state = states("sd1")
+    model, _, _ = out("CheckpointLoaderSimple", ckpt_name=put("checkpoints", "a.safetensors", state))
+    assert model.model.model_config.name == "sd1"
+    before = "cond_stage_model.transformer."
+    encoder = {key.removeprefix(before): value for key, value in state.items() if key.startswith(before)}
+    name = put("text_encoders", "a.safetensors", encoder)
+    assert out("CLIPLoader", clip_name=name, type="stable_diffusion").cond_stage_model.keys == ("clip_l",)
+    assert caplog.text.count("fail of a family of models failed") == 2
 
 
 def test_later_families_are_asked_first() -> None:

@@ -122,7 +122,7 @@ def test_where_the_parts_run_and_are_kept(
 def test_on_the_cpu_though_there_is_a_gpu(load: Any, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--cpu`."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    app.settings.execution.device = "cpu"
+    app.settings.section("device").device = "cpu"
     found = load()
     assert {part.load_device for part in (found.model, found.clip.patcher, found.vae.patcher)} == {CPU}
     assert found.vae.device == CPU

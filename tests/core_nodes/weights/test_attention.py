@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from comfyk_core_nodes.text.clip_model import CLIPAttention
 from comfyk_core_nodes.vae.autoencoder import AttnBlock
 from comfyk_core_nodes.weights.attention import attention
+from comfyk_core_nodes.weights.clip_encoder import EncoderAttention
 from comfyk_core_nodes.weights.dtypes import should_upcast_attention
 from torch import Tensor
 
@@ -30,7 +30,7 @@ def of_unet(x: Tensor) -> Tensor:
 
 
 def of_text(x: Tensor) -> Tensor:
-    return randomised(CLIPAttention(64, 4)).to(x.dtype)(x)
+    return randomised(EncoderAttention(64, 4, causal=True)).to(x.dtype)(x)
 
 
 def of_vae(x: Tensor) -> Tensor:

@@ -81,8 +81,17 @@ def test_any_header_is_read_or_refused(tmp_path: Path, junk: bytes, at: int, men
     except ModelFileError as error:
         assert "fuzzed.safetensors" in str(error)
     else:
-        assert all(isinstance(value, torch.Tensor) for value in state.values())
-        assert isinstance(metadata, dict)
+        # What was read is what the header says.
+        (length,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + length])
+        assert metadata == (header.pop("__metadata__", None) or {})
+        assert state.keys() == header.keys()
+        for key, entry in header.items():
+            start, end = entry["data_offsets"]
+            assert list(state[key].shape) == entry["shape"]
+            assert (
+                state[key].reshape(-1).view(torch.uint8).numpy().tobytes() == content[8 + length :][start:end]
+            )
 
 
 class Boom:

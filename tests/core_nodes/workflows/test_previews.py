@@ -43,7 +43,7 @@ def test_a_prompt_may_ask_for_previews(studio: App, previews: Callable[..., list
         image = Image.open(io.BytesIO(preview.image.data))
         assert (image.format, max(image.size)) == (
             preview.image.format,
-            studio.settings.execution.preview_size,
+            studio.settings.section("previews").size,
         )
 
 

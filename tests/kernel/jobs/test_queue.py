@@ -278,7 +278,7 @@ class Unwell(MemoryJobStore):
 
 
 async def test_a_store_that_fails_for_a_while_loses_nothing(tmp_path, notes, monkeypatch):
-    monkeypatch.setattr("comfyk.jobs.queue._RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr("comfyk.jobs.running._RETRY_FIRST_S", 0.01)
     store = Unwell()
     async with Restartable(tmp_path, store).app() as app:
         store.failing = ("add",)

@@ -1,4 +1,4 @@
 """Conditionings: lists of `[tensor, options]`, as nodes pass them on. Importing this imports no torch.
 
-`edit` has what nodes do to them, `inpaint` what inpainting models are given, `conds` the values that a model takes.
+`edit` has what nodes do to them, `inpaint` what inpainting models are given, `style` what style models add.
 """

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from comfyk_core_nodes.families.registry import describe_prompt
 from comfyk_core_nodes.sampling.conditioning import Conditioning, NewConditioning, conditioning_set_values
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def _only(conditioning: Conditioning, what: str) -> tuple[Any, Mapping[str, Any]
 
 def _same_width(first: Tensor, second: Tensor, what: str, kind: str) -> None:
     if first.shape[-1] != second.shape[-1]:
+        from comfyk_core_nodes.families.registry import describe_prompt
+
         one, other = (describe_prompt(part.shape[-1]) for part in (first, second))
         raise ValueError(
             f"{what} joins conditionings of one family of models: the {kind} of the first has "

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from comfyk_core_nodes.devices import device as devices
 from comfyk_core_nodes.families.sd.transformer import CrossAttention, FeedForward
-from comfyk_core_nodes.memory.managed import managed
+from comfyk_core_nodes.memory.managed import managed_in_sampling
 from comfyk_core_nodes.weights.build import Path, build, reading
 from comfyk_core_nodes.weights.contents import describe
-from comfyk_core_nodes.weights.dtypes import compute_dtype, unet_dtype
 from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
 from comfyk_core_nodes.weights.layers import LayerNorm, Linear
-from comfyk_core_nodes.weights.state_dict import StateDict, count_blocks, stored_dtype, with_prefix
+from comfyk_core_nodes.weights.state_dict import StateDict, count_blocks, with_prefix
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
@@ -149,10 +147,7 @@ def load_gligen(path: Path) -> ModelPatcher:
         raise ModelFileError(path, EXPECTED, describe(file))
     with reading(path, EXPECTED):
         network = build(lambda: Gligen(state), state, strict=True)
-    device = devices.get_torch_device()
-    size = sum(tensor.numel() for tensor in state.values())
-    wanted = unet_dtype(device, size, weight_dtype=stored_dtype(state))
-    return managed(network, device, devices.unet_offload_device(), wanted, compute_dtype(wanted, device))
+    return managed_in_sampling(network, state)
 
 
 def _by_order(state: Mapping[str, Tensor]) -> StateDict:

@@ -15,11 +15,9 @@ from comfyk_core_nodes.control.controlnet import ControlLora, ControlNet
 from comfyk_core_nodes.control.layouts import diffusers_adapter_to_original, diffusers_controlnet_to_original
 from comfyk_core_nodes.control.network import ControlNetModel, controlnet_config
 from comfyk_core_nodes.control.t2i_adapter import T2IAdapter
-from comfyk_core_nodes.devices import device as devices
-from comfyk_core_nodes.memory.managed import managed
+from comfyk_core_nodes.memory.managed import managed_in_sampling
 from comfyk_core_nodes.weights.build import Path, build, reading
 from comfyk_core_nodes.weights.contents import describe
-from comfyk_core_nodes.weights.dtypes import compute_dtype, unet_dtype
 from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
 from comfyk_core_nodes.weights.state_dict import StateDict, stored_dtype, with_prefix
 
@@ -80,12 +78,8 @@ def _controlnet(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Cont
     config = controlnet_config(state)
     network = build(lambda: ControlNetModel(state, config), state, strict=True)
     network.dtype = stored_dtype(state)
-    device = devices.get_torch_device()
-    size = sum(tensor.numel() for tensor in state.values())
-    wanted = options.get("dtype") or unet_dtype(device, size, weight_dtype=network.dtype)
-    dtype = compute_dtype(wanted, device)
-    patcher = managed(network, device, devices.unet_offload_device(), wanted, dtype)
-    return ControlNet(network, patcher, dtype)
+    patcher = managed_in_sampling(network, state, options.get("dtype"))
+    return ControlNet(network, patcher, patcher.compute_dtype())
 
 
 def _t2i_adapter(state: Mapping[str, Tensor]) -> T2IAdapter:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal
 
-from comfyk import current_app
-from comfyk.settings import Option
+from comfyk.settings import Formerly, Option
 from pydantic import BaseModel, ConfigDict, Field
+
+from comfyk_core_nodes.app_settings import app_settings
 
 SECTION = "device"
 
@@ -24,6 +25,14 @@ class DeviceSettings(BaseModel):
     # Reading docstrings takes milliseconds at every start: the fields have `description` instead.
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
+    device: Annotated[
+        Literal["auto", "cpu"],
+        Option("--cpu", const="cpu", help="Compute on the CPU only."),
+        Formerly("execution.device"),
+    ] = Field(
+        default="auto",
+        description="What to compute on.",
+    )
     vram: Annotated[
         Literal["auto", "gpu-only", "high", "low", "none"],
         Option("--gpu-only", const="gpu-only", help="Keep and run everything on the GPU, text encoders too."),
@@ -151,18 +160,12 @@ _DEFAULTS = DeviceSettings()
 
 def device_settings() -> DeviceSettings:
     """The section of the app that runs this code; the defaults outside of an app."""
-    try:
-        return current_app().settings.section(SECTION, DeviceSettings)
-    except (RuntimeError, KeyError):
-        return _DEFAULTS
+    return app_settings(SECTION, _DEFAULTS)
 
 
 def cpu_only() -> bool:
     """Whether the running app was told to compute on the CPU only (`--cpu`)."""
-    try:
-        return current_app().settings.execution.device == "cpu"
-    except RuntimeError:
-        return False
+    return device_settings().device == "cpu"
 
 
 def select_devices(settings: DeviceSettings) -> None:

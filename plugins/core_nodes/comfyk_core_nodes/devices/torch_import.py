@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,6 +16,7 @@ def loaded_torch() -> Any | None:
     return torch
 
 
+@cache
 def torch_version() -> str | None:
     """The version of the torch that is installed, without importing it."""
     try:

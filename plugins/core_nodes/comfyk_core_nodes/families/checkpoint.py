@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from comfyk_core_nodes.devices.device import get_torch_device, unet_offload_device
 from comfyk_core_nodes.families.family import Layout, ModelConfig, TextChain, Weights
 from comfyk_core_nodes.families.registry import Families, model_families
+from comfyk_core_nodes.memory.managed import managed_in_sampling
 from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.text.clip import CLIP
 from comfyk_core_nodes.vae.vae import VAE
 from comfyk_core_nodes.weights.assign import fill
 from comfyk_core_nodes.weights.contents import describe
-from comfyk_core_nodes.weights.dtypes import compute_dtype, unet_dtype
 from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
 from comfyk_core_nodes.weights.state_dict import StateDict, stored_dtype, with_prefix
 
@@ -52,7 +51,7 @@ def load_checkpoint(
     state, metadata = load_torch_file(path)
     network = families.find_network(state)
     if network is None:
-        raise ModelFileError(path, families.wanted("a checkpoint"), describe(state))
+        raise ModelFileError(path, families.checkpoints(), describe(state))
     layout, weights = network
     config = _model_config(path, families, layout, weights, state, metadata)
     family = config.family
@@ -82,7 +81,7 @@ def load_diffusion_model(path: Path, model_options: Mapping[str, Any] | None = N
     state, metadata = load_torch_file(path)
     network = families.find_network(state, alone=True)
     if network is None:
-        raise ModelFileError(path, families.wanted(), describe(state))
+        raise ModelFileError(path, families.networks(), describe(state))
     layout, weights = network
     config = _model_config(path, families, layout, weights, state, metadata)
     try:
@@ -150,13 +149,12 @@ def _diffusion_model(config: ModelConfig, weights: Weights, options: Mapping[str
     except (TypeError, StopIteration, IndexError, ZeroDivisionError, AssertionError, RuntimeError) as error:
         raise ValueError(f"{what}'s sizes do not fit together ({error})") from error
     fill(model.diffusion_model, weights, what)
-    stored = stored_dtype(weights)
-    model.diffusion_model.dtype = stored
-    load_device = options.get("load_device") or get_torch_device()
-    wanted = options.get("dtype")
-    if wanted is None:
-        size = sum(tensor.numel() for tensor in weights.values())
-        wanted = unet_dtype(load_device, size, config.supported_inference_dtypes, stored)
-    model.manual_cast_dtype = compute_dtype(wanted, load_device, config.supported_inference_dtypes)
-    offload_device = options.get("offload_device") or unet_offload_device()
-    return ModelPatcher(model, load_device, offload_device, weight_dtype=wanted)
+    model.diffusion_model.dtype = stored_dtype(weights)
+    return managed_in_sampling(
+        model,
+        weights,
+        options.get("dtype"),
+        config.supported_inference_dtypes,
+        options.get("load_device"),
+        options.get("offload_device"),
+    )

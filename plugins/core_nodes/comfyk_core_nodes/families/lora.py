@@ -134,7 +134,7 @@ def load_lora(
 ) -> Patches:
     """The patches that a LoRA file holds, for `ModelPatcher.add_patches`.
 
-    `to_load` says which weight each name in the file means (`lora_keys`); for a part of a weight it is
+    `to_load` says which weight each name in the file means (`Family.lora_keys`); for a part of a weight it is
     `(key, offset)`. Keys that no name answers to are logged. Raises LoraError for a tensor that cannot be used.
     """
     patches: Patches = {}

@@ -5,19 +5,25 @@ Plugins add theirs in the hook `comfyk_register_model_families`, which is called
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from comfyk import current_app
 
-from comfyk_core_nodes.families import BUILT_IN
+from comfyk_core_nodes.families.built_in import built_in
 from comfyk_core_nodes.families.family import Family, Layout, ModelConfig, Sizes, TextChain, Weights
 
 if TYPE_CHECKING:
-    from comfyk.app import App
+    from comfyk import App
 
     from comfyk_core_nodes.weights.state_dict import StateDict
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Families:
@@ -53,12 +59,12 @@ class Families:
         With `alone` also one that another program named, in a file of its own.
         """
         for layout in self.layouts:
-            prefix = layout.prefix(weights)
+            prefix = _ask(layout.prefix, weights)
             if prefix is not None:
                 size = len(prefix)
                 return layout, {key[size:]: value for key, value in weights.items() if key.startswith(prefix)}
         for layout in self.layouts if alone else ():
-            converted = layout.converted(weights)
+            converted = _ask(layout.converted, weights)
             if converted is not None:
                 return layout, converted
         return None
@@ -93,7 +99,7 @@ class Families:
             if chain.tell in asked:
                 continue
             asked.append(chain.tell)
-            told = chain.tell(weights)
+            told = _ask(chain.tell, weights)
             if told is not None:
                 return chain, *told
         return None
@@ -109,19 +115,32 @@ class Families:
         name = next(names, None)
         return f"{channels} channels" if name is None else f"{channels} channels ({name})"
 
-    def wanted(self, what: str | None = None) -> str:
-        """What a file may be of, for messages: `what` of any layout, or each layout's network."""
-        if what is not None:
-            return f"{what} of {_or(layout.title for layout in self.layouts)}"
-        return _or(f"a {layout.network} of {layout.title}" for layout in self.layouts)
+    def checkpoints(self) -> str:
+        """What single-file checkpoints may be of, for messages."""
+        return "a checkpoint of " + ", or of ".join(layout.title for layout in self.layouts)
+
+    def networks(self) -> str:
+        """What files of a network alone may hold, for messages."""
+        return ", or ".join(f"a {layout.network} of {layout.title}" for layout in self.layouts)
 
 
-def _or(names: Iterable[str]) -> str:
-    return ", or of ".join(dict.fromkeys(names)).replace(", or of a ", ", or a ")
+def _ask(function: Callable[[Weights], T | None], weights: Weights) -> T | None:
+    """What the function of a family says of a file; None where it fails, so that the others are asked."""
+    try:
+        return function(weights)
+    except Exception:
+        log.exception(
+            "%s of a family of models failed; it counts as not knowing the file", function.__qualname__
+        )
+        return None
 
 
 _of_apps: WeakKeyDictionary[App, Families] = WeakKeyDictionary()
-_built_in = Families(BUILT_IN)
+
+
+@cache
+def _outside_of_apps() -> Families:
+    return Families(built_in())
 
 
 def model_families() -> Families:
@@ -129,10 +148,10 @@ def model_families() -> Families:
     try:
         app: Any = current_app()
     except RuntimeError:
-        return _built_in
+        return _outside_of_apps()
     known = _of_apps.get(app)
     if known is None:
-        known = _of_apps[app] = Families(BUILT_IN)
+        known = _of_apps[app] = Families(built_in())
         app.hook.comfyk_register_model_families(families=known)
     return known
 

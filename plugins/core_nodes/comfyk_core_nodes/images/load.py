@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comfyk import check_interrupted
-from comfyk.context import Interrupted
+from comfyk import Interrupted, check_interrupted
 
 if TYPE_CHECKING:
     import numpy as np

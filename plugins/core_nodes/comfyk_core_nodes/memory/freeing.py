@@ -6,6 +6,7 @@ import gc
 import traceback
 
 from comfyk_core_nodes.devices.exhausted import exhausted
+from comfyk_core_nodes.devices.freed import give_back
 from comfyk_core_nodes.devices.stats import taken_memory
 from comfyk_core_nodes.devices.torch_import import loaded_torch
 
@@ -31,6 +32,7 @@ def free_memory(unload_models: bool = False) -> tuple[int, int]:
             torch.xpu.empty_cache()
         elif torch.backends.mps.is_available():
             torch.mps.empty_cache()
+    give_back()
     return models, max(0, before - taken_memory())
 
 

@@ -217,7 +217,7 @@ class ModelPatcher:
     def add_patches(
         self, patches: Mapping[Any, Any], strength_patch: float = 1.0, strength_model: float = 1.0
     ) -> list[Any]:
-        """Multiply weights by `strength_model` and add `strength_patch` times a change (see `memory.weights`).
+        """Multiply weights by `strength_model` and add `strength_patch` times a change (see `memory.patches`).
 
         A key of `patches` is a key of the model's state dict, or `(key, offset)` or `(key, offset, function)` for a
         part of the weight. Returns the keys that the model has; the others have no effect.

@@ -6,7 +6,7 @@ The model's home weights are never written to. For each module with weights of i
 - *resident*: its weights are on the device, cast and patched, until something takes them off;
 - *streamed*: its weights come to the device while its `forward` runs and are dropped after it.
 
-The layers of `comfyk_core_nodes.models.layers` make a compute copy of their weights themselves, and without one they
+The layers of `comfyk_core_nodes.weights.layers` make a compute copy of their weights themselves, and without one they
 stream by themselves. In any other module, which may be a node pack's, the parameters are replaced. All clones of a
 patcher share one `Residency`, which is kept in the model, so that it knows what is there whichever clone comes next.
 """

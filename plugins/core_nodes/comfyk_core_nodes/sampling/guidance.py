@@ -82,6 +82,11 @@ def cfg_function(
     return result
 
 
+def goes_without_uncond(cond_scale: float, model_options: Mapping[str, Any]) -> bool:
+    """Whether the result at this scale is the positive prediction alone, and nobody wants the other all the same."""
+    return math.isclose(cond_scale, 1.0) and not model_options.get("disable_cfg1_optimization", False)
+
+
 def sampling_function(
     model: Any,
     x: Tensor,
@@ -93,7 +98,7 @@ def sampling_function(
     seed: int | None = None,
 ) -> Tensor:
     """The denoised latent of `x`, `[B, C, ...]`, at `timestep`, `[B]`, a sigma. At scale 1 `uncond` is left out."""
-    if math.isclose(cond_scale, 1.0) and not model_options.get("disable_cfg1_optimization", False):
+    if goes_without_uncond(cond_scale, model_options):
         uncond = None
     conds = [cond, uncond]
     common = {"conds": conds, "input": x, "sigma": timestep, "model": model, "model_options": model_options}
@@ -320,10 +325,9 @@ class DualCFGGuider(CFGGuider):
     ) -> Tensor:
         model = self.inner_model
         negative, middle, positive = (self.conds.get(kind) for kind in ("negative", "middle", "positive"))
-        skips = not self.nested and not model_options.get("disable_cfg1_optimization", False)
-        if skips and math.isclose(self.cfg2, 1.0):
+        if not self.nested and goes_without_uncond(self.cfg2, model_options):
             negative = None
-            if math.isclose(self.cfg1, 1.0):
+            if goes_without_uncond(self.cfg1, model_options):
                 middle = None
         low, mid, high = calc_cond_batch(model, [negative, middle, positive], x, timestep, model_options)
         if self.nested:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from comfyk import current_app
-from comfyk.context import current_call
+from comfyk import current_app, current_call
 from torch import Tensor
 
 from comfyk_core_nodes.images.resize import resize_images
@@ -18,7 +17,8 @@ from comfyk_core_nodes.memory.patcher import ModelPatcher
 from comfyk_core_nodes.sampling.conditioning import Conditioning
 from comfyk_core_nodes.sampling.guidance import CFGGuider, Sampler, StepCallback
 from comfyk_core_nodes.sampling.noise import prepare_empty_noise, prepare_noise
-from comfyk_core_nodes.sampling.preview import PREVIEW_METHODS, find_previewer, step_callback
+from comfyk_core_nodes.sampling.preview import find_previewer, step_callback
+from comfyk_core_nodes.sampling.preview_settings import PREVIEW_METHODS, preview_settings
 from comfyk_core_nodes.sampling.run import fix_empty_latent, sample, to_intermediate
 
 Latent = dict[str, Any]
@@ -62,12 +62,12 @@ def prepare_latent(model: ModelPatcher, latent: Mapping[str, Any]) -> Latent:
 def node_callback(model: ModelPatcher, x0_output: dict[str, Tensor] | None = None) -> StepCallback:
     """Progress, and previews as the job or else the settings ask for. See `preview.step_callback` for `x0_output`."""
     app, call = current_app(), current_call()
-    settings = app.settings.execution
+    settings = preview_settings()
     asked = call.run.job.extra_data.get("preview_method") if call is not None else None
-    method = asked if asked in PREVIEW_METHODS else settings.preview_method
+    method = asked if asked in PREVIEW_METHODS else settings.method
     latent_format = model.get_model_object("latent_format")
     previewer = find_previewer(latent_format, method, app.folders, model.load_device)
-    return step_callback(previewer, settings.preview_size, x0_output)
+    return step_callback(previewer, settings.size, x0_output)
 
 
 def sample_latent(

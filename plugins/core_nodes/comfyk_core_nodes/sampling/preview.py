@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 Previewer = Callable[[Tensor], Tensor]
 """A denoised latent, `[B, C, ...]`, to a picture of its first item, `[H, W, 3]` in -1..1."""
 
-PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
-"""What `execution.preview_method` can be, and `preview_method` in a prompt's `extra_data`."""
 PREVIEW_SIZE = 512
 """Pixels of a preview's longer side."""
 _JPEG_QUALITY = 95
@@ -81,7 +79,7 @@ def latent_previewer(latent_format: Any) -> Previewer | None:
 def find_previewer(
     latent_format: Any, method: str, folders: Folders, device: torch.device
 ) -> Previewer | None:
-    """What the setting `preview_method` stands for: `none`, `auto`, `latent2rgb` or `taesd`.
+    """What the setting `previews.method` stands for: `none`, `auto`, `latent2rgb` or `taesd`.
 
     TAESD's decoder is the file in `vae_approx` that the latent format names; without one it is rough colours, and so it
     is for `auto`. Raises ValueError for a file that is something else.

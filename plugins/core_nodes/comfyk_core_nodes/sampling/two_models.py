@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from comfyk_core_nodes.sampling.cond_batch import calc_cond_batch
-from comfyk_core_nodes.sampling.guidance import CFGGuider, Sampler, StepCallback, cfg_function, running
+from comfyk_core_nodes.sampling.guidance import (
+    CFGGuider,
+    Sampler,
+    StepCallback,
+    cfg_function,
+    goes_without_uncond,
+    running,
+)
 from comfyk_core_nodes.sampling.prepare import clean_up, prepare_sampling, process_conds, to_model_scale
 from comfyk_core_nodes.sampling.regions import Cond
 
@@ -84,8 +91,7 @@ class TwoModelGuider(CFGGuider):
     ) -> Tensor:
         model, positive = self.inner_model, self.conds["positive"]
         cond = calc_cond_batch(model, [positive], x, timestep, model_options)[0]
-        skips = math.isclose(self.cfg, 1.0) and not model_options.get("disable_cfg1_optimization", False)
-        if self._negative_model is None or skips:
+        if self._negative_model is None or goes_without_uncond(self.cfg, model_options):
             return cond
         uncond = calc_cond_batch(self._negative_model, [self._negative], x, timestep, model_options)[0]
         return cfg_function(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.devices.device import get_torch_device, unet_offload_device
 from comfyk_core_nodes.memory.managed import managed
 from comfyk_core_nodes.upscaling.compact import CompactNet, is_compact
 from comfyk_core_nodes.upscaling.rrdb import RRDBNet, rrdb_state
@@ -34,8 +34,8 @@ class UpscaleModel:
         self.scale = scale
         self.input_channels = input_channels
         self.output_channels = output_channels
-        device = devices.get_torch_device()
-        self.patcher = managed(model, device, devices.unet_offload_device(), torch.float32, torch.float32)
+        device = get_torch_device()
+        self.patcher = managed(model, device, unet_offload_device(), torch.float32, torch.float32)
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:

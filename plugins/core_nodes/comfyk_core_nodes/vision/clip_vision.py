@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.devices.device import (
+    intermediate_device,
+    text_encoder_device,
+    text_encoder_offload_device,
+)
 from comfyk_core_nodes.memory.managed import managed
 from comfyk_core_nodes.vision.transformer import VisionModel, VisionShape, vision_shape
 from comfyk_core_nodes.weights.build import Path, build, reading
@@ -63,8 +67,8 @@ class ClipVisionModel:
         self.image_mean = SIGLIP_MEAN if shape.siglip else CLIP_MEAN
         self.image_std = SIGLIP_STD if shape.siglip else CLIP_STD
         self.return_all_hidden_states = shape.siglip
-        self.load_device = devices.text_encoder_device()
-        offload_device = devices.text_encoder_offload_device()
+        self.load_device = text_encoder_device()
+        offload_device = text_encoder_offload_device()
         self.patcher = managed(model, self.load_device, offload_device, dtype, torch.float32)
 
     def encode_image(self, image: Tensor, crop: bool = True) -> ClipVisionOutput:
@@ -76,7 +80,7 @@ class ClipVisionModel:
             image.to(self.load_device).float(), self.image_size, self.image_mean, self.image_std, crop
         )
         out = self.model(pixels)
-        home = devices.intermediate_device()
+        home = intermediate_device()
         return ClipVisionOutput(
             last_hidden_state=out.last.to(home),
             penultimate_hidden_states=out.hidden[-2].to(home),
@@ -141,7 +145,7 @@ def clip_vision_from_state(state: Mapping[str, Tensor]) -> ClipVisionModel | Non
     if shape.layers < 2:
         raise ValueError(f"it has {shape.layers} layers")
     model = build(lambda: VisionModel(shape), own)
-    return ClipVisionModel(model, shape, text_encoder_dtype(devices.text_encoder_device(), stored_dtype(own)))
+    return ClipVisionModel(model, shape, text_encoder_dtype(text_encoder_device(), stored_dtype(own)))
 
 
 # Layouts ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comfyk_core_nodes.devices import device as devices
+from comfyk_core_nodes.devices.device import (
+    intermediate_device,
+    text_encoder_device,
+    text_encoder_offload_device,
+)
 from comfyk_core_nodes.memory.managed import managed
 from comfyk_core_nodes.vision.residual_attention import attention_blocks, split_in_projections
 from comfyk_core_nodes.weights.build import Path, build, reading
@@ -81,10 +85,8 @@ class StyleModel:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        device = devices.text_encoder_device()
-        self.patcher = managed(
-            model, device, devices.text_encoder_offload_device(), torch.float32, torch.float32
-        )
+        device = text_encoder_device()
+        self.patcher = managed(model, device, text_encoder_offload_device(), torch.float32, torch.float32)
 
     def get_cond(self, input: Any) -> Tensor:
         """The tokens `[B, T, D]` for what a vision model saw (`ClipVisionOutput`)."""
@@ -92,7 +94,7 @@ class StyleModel:
 
         load_models_gpu([self.patcher])
         tokens = self.model(input.last_hidden_state.to(self.patcher.load_device).float())
-        return tokens.to(devices.intermediate_device())
+        return tokens.to(intermediate_device())
 
 
 def load_style_model(path: Path) -> StyleModel:

@@ -19,7 +19,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 
-_HALF_FIRST = (torch.float16, torch.bfloat16, torch.float32)
+HALF_FIRST = (torch.float16, torch.bfloat16, torch.float32)
 _OLD_RDNA = ("gfx1030", "gfx1031", "gfx1010", "gfx1011", "gfx1012", "gfx906", "gfx900", "gfx803")
 """AMD architectures that emulate bf16."""
 _BROKEN_FP16 = (
@@ -73,7 +73,7 @@ def should_use_bf16(device: torch.device | None = None) -> bool:
 def unet_dtype(
     device: torch.device | None = None,
     model_params: int = 0,
-    supported_dtypes: Sequence[torch.dtype] = _HALF_FIRST,
+    supported_dtypes: Sequence[torch.dtype] = HALF_FIRST,
     weight_dtype: torch.dtype | None = None,
 ) -> torch.dtype:
     """The dtype that a diffusion model's weights are kept in.
@@ -101,7 +101,7 @@ def unet_dtype(
 def compute_dtype(
     weight_dtype: torch.dtype,
     device: torch.device | None = None,
-    supported_dtypes: Sequence[torch.dtype] = _HALF_FIRST,
+    supported_dtypes: Sequence[torch.dtype] = HALF_FIRST,
 ) -> torch.dtype:
     """The dtype to compute in with weights that are kept in `weight_dtype`: that one if the device is good at it."""
     device = device or get_torch_device()

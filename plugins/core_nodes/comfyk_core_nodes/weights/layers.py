@@ -4,7 +4,7 @@ A layer's `weight` and `bias` stay what was read: usually a view of the mapped f
 two ways to compute with them:
 
 - `prepare(device, dtype)` makes a compute copy once: cast, moved, patched by `weight_function`, and on the CPU packed
-  as oneDNN's kernels want it (`models.packed`).
+  as oneDNN's kernels want it (`weights.packed`).
 - without it the weight is cast and patched at each use, and nothing is kept: for layers that do not fit the device, and
   for those of networks that run only once or twice in a job.
 

@@ -6,10 +6,10 @@ With 404, since the API gives some of these operations that status and none of t
 from __future__ import annotations
 
 from aiohttp import web
-from comfyk.api import ApiError
+from comfyk.api import ApiError, as_coded, operation
 
-from comfyk_http.described import gives, operation
-from comfyk_http.errors import Handler, as_coded, shaped
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.errors import Handler
 
 _OPERATIONS = (
     ("HEAD", "/assets/hash/{hash}", "checkAssetByHash"),
@@ -37,11 +37,11 @@ def gated_routes() -> list[web.RouteDef]:
 
 
 def _gate(id: str) -> Handler:
-    @shaped(as_coded)
     @operation(
         id,
         "Not available: no plugin for assets is installed",
         tag="assets",
+        errors=as_coded,
         answers={404: gives("There are no assets on this server", "CodedError")},
     )
     async def gate(request: web.Request) -> web.Response:

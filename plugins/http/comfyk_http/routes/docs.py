@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
+from comfyk.api import operation
 from comfyk.wire import dumps
 
-from comfyk_http.answers import json_bytes
-from comfyk_http.described import gives, operation, sends
+from comfyk_http.answer_descriptions import gives, sends
+from comfyk_http.json_answers import json_bytes
 from comfyk_http.keys import ROUTES
 
 _HEADERS = {

@@ -8,12 +8,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import web
-from comfyk.api import ApiError
+from comfyk.api import ApiError, file_answer, operation
 from comfyk.folders import PathOutsideError, resolve_inside
 
-from comfyk_http.answers import FileAnswer, json_answer
-from comfyk_http.described import gives, operation
-from comfyk_http.files import content_type
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP
 
 
@@ -52,4 +51,4 @@ async def get_extension_file(request: web.Request) -> web.StreamResponse:
     file = _file_in(folder, request.match_info["path"]) if folder is not None else None
     if file is None:
         raise ApiError(404, "not_found", f"There is no file {request.path}.")
-    return FileAnswer(file, headers={"Content-Type": content_type(file.name), "Cache-Control": "no-cache"})
+    return file_answer(request, file, show="run", headers={"Cache-Control": "no-cache"})

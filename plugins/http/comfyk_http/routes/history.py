@@ -6,12 +6,13 @@ import uuid
 from collections.abc import Iterable
 
 from aiohttp import web
+from comfyk.api import operation, scope_of
 from comfyk.wire import dumps
 
-from comfyk_http.answers import json_bytes, success
-from comfyk_http.described import done, gives, operation
+from comfyk_http.answer_descriptions import done, gives
+from comfyk_http.json_answers import json_bytes, success
 from comfyk_http.keys import APP
-from comfyk_http.requests import HistoryQuery, HistoryRequest, is_job_id, view_of
+from comfyk_http.requests import HistoryQuery, HistoryRequest, is_job_id
 
 
 def _object(entries: Iterable[tuple[str, bytes]]) -> bytes:
@@ -27,7 +28,7 @@ def _object(entries: Iterable[tuple[str, bytes]]) -> bytes:
 )
 async def get_history(request: web.Request, query: HistoryQuery) -> web.Response:
     """All entries by job id, oldest first; `max_items` alone gives the newest, `offset` counts from the oldest."""
-    entries = await request.app[APP].jobs.store.history(query.max_items, query.offset, view_of(request))
+    entries = await request.app[APP].jobs.store.history(query.max_items, query.offset, scope_of(request))
     return json_bytes(_object(entries))
 
 
@@ -44,7 +45,7 @@ async def get_history_entry(request: web.Request) -> web.Response:
     job_id = request.match_info["prompt_id"]
     entry = None
     if is_job_id(job_id):
-        entry = await request.app[APP].jobs.store.history_entry(job_id, view_of(request))
+        entry = await request.app[APP].jobs.store.history_entry(job_id, scope_of(request))
     return json_bytes(_object([] if entry is None else [(job_id, entry)]))
 
 
@@ -57,7 +58,7 @@ async def get_history_entry(request: web.Request) -> web.Response:
 )
 async def post_history(request: web.Request, body: HistoryRequest) -> web.Response:
     """Clear the history, or delete entries from it."""
-    queue, user = request.app[APP].jobs, view_of(request)
+    queue, user = request.app[APP].jobs, scope_of(request)
     if body.clear:
         await queue.delete_history(None, user)
     if body.delete:

@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 
 from aiohttp import web
+from comfyk.api import is_leftover, operation
 
-from comfyk_http.answers import json_answer, success
-from comfyk_http.described import done, gives, operation, sends
+from comfyk_http.answer_descriptions import done, gives, sends
+from comfyk_http.json_answers import json_answer, success
 from comfyk_http.keys import APP, LOG_FEED
 from comfyk_http.log_feed import terminal_size
 from comfyk_http.requests import LogSubscription
 from comfyk_http.server_log import SERVER_LOG, in_milliseconds
-from comfyk_http.uploads import is_leftover
 
 
 @operation(

@@ -7,24 +7,21 @@ from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
-from comfyk.api import ApiError
-from comfyk.jobs.model import JobStatus
-from comfyk.jobs.outputs import listed_outputs
-from comfyk.jobs.store import JobDetail, JobQuery, JobSummary
+from comfyk.api import ApiError, as_text, operation, scope_of
+from comfyk.jobs import JobDetail, JobQuery, JobStatus, JobSummary, listed_outputs
 
-from comfyk_http.answers import json_answer
-from comfyk_http.described import gives, operation
-from comfyk_http.errors import as_text, shaped
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP
-from comfyk_http.requests import CancelRequest, JobsQuery, is_job_id, view_of
+from comfyk_http.requests import CancelRequest, JobsQuery, is_job_id
 
 
-@shaped(as_text)
 @operation(
     "listJobs",
     "Jobs in every state, filtered, sorted and in pages",
     tag="queue",
     user=True,
+    errors=as_text,
     answers={200: gives("One page", "JobsPage")},
 )
 async def list_jobs(request: web.Request, query: JobsQuery) -> web.Response:
@@ -34,7 +31,7 @@ async def list_jobs(request: web.Request, query: JobsQuery) -> web.Response:
         JobQuery(
             statuses=query.statuses,
             workflow_id=query.workflow_id or None,
-            user=view_of(request),
+            user=scope_of(request),
             sort_by=query.sort_by,
             descending=query.sort_order == "desc",
             limit=query.limit,
@@ -50,13 +47,13 @@ async def list_jobs(request: web.Request, query: JobsQuery) -> web.Response:
     return json_answer({"jobs": [_line(job) for job in found], "pagination": page})
 
 
-@shaped(as_text)
 @operation(
     "getJob",
     "One job whole",
     tag="queue",
     path={"job_id": uuid.UUID},
     user=True,
+    errors=as_text,
     answers={200: gives("The job", "JobDetail"), 404: gives("There is no such job", "ErrorText")},
 )
 async def get_job(request: web.Request) -> web.Response:
@@ -64,19 +61,19 @@ async def get_job(request: web.Request) -> web.Response:
     job_id = request.match_info["job_id"]
     detail = None
     if is_job_id(job_id):
-        detail = await request.app[APP].jobs.store.get(job_id, view_of(request))
+        detail = await request.app[APP].jobs.store.get(job_id, scope_of(request))
     if detail is None:
         raise ApiError(404, "not_found", "Job not found")
     return json_answer(_details(detail))
 
 
-@shaped(as_text)
 @operation(
     "cancelJob",
     "Cancel a job, running or pending",
     tag="queue",
     path={"job_id": uuid.UUID},
     user=True,
+    errors=as_text,
     answers={200: gives("Whether it was still to be cancelled", "Cancelled")},
 )
 async def cancel_job(request: web.Request) -> web.Response:
@@ -84,12 +81,12 @@ async def cancel_job(request: web.Request) -> web.Response:
     return json_answer({"cancelled": await _cancel(request, [request.match_info["job_id"]])})
 
 
-@shaped(as_text)
 @operation(
     "cancelJobs",
     "Cancel several jobs",
     tag="queue",
     user=True,
+    errors=as_text,
     answers={200: gives("Whether any was still to be cancelled", "Cancelled")},
 )
 async def cancel_jobs(request: web.Request, body: CancelRequest) -> web.Response:
@@ -104,7 +101,7 @@ async def cancel_jobs(request: web.Request, body: CancelRequest) -> web.Response
 
 async def _cancel(request: web.Request, job_ids: list[str]) -> bool:
     """Cancel those of the jobs that the request may see; whether there was any to cancel."""
-    queue, user = request.app[APP].jobs, view_of(request)
+    queue, user = request.app[APP].jobs, scope_of(request)
     if user is not None:
         running, pending = await queue.listing(user)
         own = {job.id for job in (*running, *pending)}

@@ -9,14 +9,13 @@ from typing import Any
 from zlib import crc32
 
 from aiohttp import web
-from comfyk.api import ApiError
+from comfyk.api import ApiError, client_has, operation
 from comfyk.folders import PathOutsideError
 
-from comfyk_http import pictures
-from comfyk_http.answers import client_has, json_answer
-from comfyk_http.described import gives, operation, sends
-from comfyk_http.keys import APP, MODEL_FILES
-from comfyk_http.model_files import HIDDEN_KINDS, find_preview
+from comfyk_http import model_files, pictures
+from comfyk_http.answer_descriptions import gives, sends
+from comfyk_http.json_answers import json_answer
+from comfyk_http.keys import APP
 from comfyk_http.requests import FilenameQuery
 from comfyk_http.safetensors_header import read_metadata
 
@@ -40,7 +39,7 @@ async def get_kinds(request: web.Request) -> web.Response:
                 "extensions": sorted(kind.extensions),
             }
             for name, kind in kinds.items()
-            if name not in HIDDEN_KINDS
+            if name not in model_files.HIDDEN_KINDS
         ]
     )
 
@@ -55,7 +54,7 @@ async def list_files(request: web.Request) -> web.Response:
     """`pathIndex` says in which of the kind's folders a file is."""
     kind = request.match_info["folder"]
     try:
-        found = await asyncio.to_thread(request.app[MODEL_FILES].list, kind)
+        found = await asyncio.to_thread(model_files.list_files, request.app[APP].folders, kind)
     except KeyError:
         raise ApiError(404, "not_found", f"There is no kind of models called {kind!r}.") from None
     return json_answer([asdict(file) for file in found])
@@ -77,7 +76,7 @@ async def get_preview(request: web.Request) -> web.Response:
     if kind is None or not (index.isascii() and index.isdecimal() and int(index[:9]) < len(kind.paths)):
         raise ApiError(404, "not_found", "There is no such folder of models.")
     try:
-        found = await asyncio.to_thread(find_preview, kind.paths[int(index)], info["filename"])
+        found = await asyncio.to_thread(model_files.find_preview, kind.paths[int(index)], info["filename"])
         if found is None:
             raise ApiError(404, "not_found", "The model has no picture.")
         headers = {"Cache-Control": "no-cache"}

@@ -6,10 +6,10 @@ import asyncio
 import os
 
 from aiohttp import web
-from comfyk.api import ApiError
+from comfyk.api import ApiError, operation
 
-from comfyk_http.answers import json_answer
-from comfyk_http.described import gives, operation
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP
 
 

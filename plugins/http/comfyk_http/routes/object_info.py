@@ -6,11 +6,11 @@ import asyncio
 import gzip
 
 from aiohttp import web
-from comfyk.api import ApiError
+from comfyk.api import ApiError, client_has, operation
 from comfyk.wire import dumps
 
-from comfyk_http.answers import client_has, json_bytes
-from comfyk_http.described import done, gives, operation
+from comfyk_http.answer_descriptions import done, gives
+from comfyk_http.json_answers import json_bytes
 from comfyk_http.keys import APP
 
 COMPRESSED = web.AppKey("object_info_compressed", dict[str, bytes])

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from comfyk.api import ApiError
-from comfyk.app import App
+from comfyk import App
+from comfyk.api import ApiError, file_answer, operation
 
 from comfyk_http import pack_files
-from comfyk_http.answers import FileAnswer, disposition, json_answer
-from comfyk_http.described import gives, operation, sends
-from comfyk_http.files import content_type, runs_in_browser
+from comfyk_http.answer_descriptions import gives, sends
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP
 
 
@@ -51,11 +50,7 @@ async def get_template_file(request: web.Request) -> web.StreamResponse:
     path = await asyncio.to_thread(pack_files.template_file, packs, info["pack"], info["path"])
     if path is None:
         raise ApiError(404, "not_found", f"There is no file {request.path}.")
-    type, kind = content_type(path.name), "inline"
-    if runs_in_browser(type):
-        type, kind = "application/octet-stream", "attachment"
-    headers = {"Content-Type": type, "Content-Disposition": disposition(kind, path.name)}
-    return FileAnswer(path, headers={**headers, "Cache-Control": "no-cache"})
+    return file_answer(request, path, headers={"Cache-Control": "no-cache"})
 
 
 @operation(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
-from comfyk.api import ApiError, BadField
+from comfyk.api import ApiError, BadField, as_prompt_error, operation, user_of
 from comfyk.events import now_ms
-from comfyk.graph.validation import PromptError
-from comfyk.jobs.store import DuplicateJobError
+from comfyk.graph import PromptError
+from comfyk.jobs import DuplicateJobError
 from comfyk.wire import dumps
 
-from comfyk_http.answers import json_answer
-from comfyk_http.described import gives, operation
-from comfyk_http.errors import as_prompt_error, shaped
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP
-from comfyk_http.requests import PromptRequest, is_job_id, parse, read_json, user_of
+from comfyk_http.reading import parse, read_json
+from comfyk_http.requests import PromptRequest, is_job_id
 from comfyk_http.routes.system import queue_info
 
 SENSITIVE = ("auth_token_comfy_org", "api_key_comfy_org")
@@ -33,13 +33,13 @@ async def get_prompt(request: web.Request) -> web.Response:
     return json_answer(queue_info(request.app[APP]))
 
 
-@shaped(as_prompt_error)
 @operation(
     "executePrompt",
     "Queue a prompt",
     tag="prompt",
     body=PromptRequest,
     user=True,
+    errors=as_prompt_error,
     answers={
         200: gives("It is queued, and stored durably", "PromptResponse"),
         400: gives("It cannot be executed", "PromptErrorResponse"),

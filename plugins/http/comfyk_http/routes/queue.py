@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
-from comfyk.api import BadField
-from comfyk.jobs.model import Job
+from comfyk.api import BadField, operation, scope_of
+from comfyk.jobs import Job
 
-from comfyk_http.answers import json_answer, success
-from comfyk_http.described import done, gives, operation
+from comfyk_http.answer_descriptions import done, gives
+from comfyk_http.json_answers import json_answer, success
 from comfyk_http.keys import APP, SETTINGS
-from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, view_of
+from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest
 
 
 @operation(
@@ -23,7 +23,7 @@ from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest, vi
 )
 async def get_queue(request: web.Request) -> web.Response:
     """Jobs in the order in which they run."""
-    queue, user = request.app[APP].jobs, view_of(request)
+    queue, user = request.app[APP].jobs, scope_of(request)
     running, pending = await queue.listing(user)
     shape = _haiven if request.app[SETTINGS].queue_shape == "haiven" else _comfyui
     return json_answer(shape(running, pending))
@@ -53,7 +53,7 @@ def _haiven(running: list[Job], pending: list[Job]) -> dict[str, Any]:
 )
 async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
     """All that is asked for is done; while the queue is paused no further job is started."""
-    queue, user = request.app[APP].jobs, view_of(request)
+    queue, user = request.app[APP].jobs, scope_of(request)
     if body.move is not None and body.move.prompt_id not in {
         job.id for job in (await queue.listing(user))[1]
     }:
@@ -81,7 +81,7 @@ async def post_queue(request: web.Request, body: QueueRequest) -> web.Response:
 )
 async def interrupt(request: web.Request, body: InterruptRequest) -> web.Response:
     """With a `prompt_id` only if that job is the running one; in multi-user mode only the user's own jobs."""
-    queue, user = request.app[APP].jobs, view_of(request)
+    queue, user = request.app[APP].jobs, scope_of(request)
     for job in (await queue.listing(user))[0]:
         if body.prompt_id in (None, "", job.id):
             await queue.cancel_running(job.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfyk
 from aiohttp import web
 
-from comfyk_http.answers import json_answer
+from comfyk_http.json_answers import json_answer
 
 _ADVICE = (
     "To get the web UI, install it with pip install comfyk-frontend, and see that the plugin is not disabled: "

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from comfyk.api import ApiError
+from comfyk.api import ApiError, operation, user_folder
 
 from comfyk_http import user_settings
-from comfyk_http.answers import json_answer, success
-from comfyk_http.described import done, gives, operation
-from comfyk_http.requests import SettingsRequest, folder_of, read_value
+from comfyk_http.answer_descriptions import done, gives
+from comfyk_http.json_answers import json_answer, success
+from comfyk_http.reading import read_value
+from comfyk_http.requests import SettingsRequest
 
 
 @operation(
@@ -61,9 +62,9 @@ async def update_setting(request: web.Request) -> web.Response:
 
 
 async def _load(request: web.Request) -> dict[str, Any]:
-    return await asyncio.to_thread(user_settings.load, await folder_of(request))
+    return await asyncio.to_thread(user_settings.load, await user_folder(request))
 
 
 async def _update(request: web.Request, changes: dict[str, Any]) -> None:
-    folder: Path = await folder_of(request)
+    folder: Path = await user_folder(request)
     await asyncio.to_thread(user_settings.update, folder, changes)

@@ -12,11 +12,13 @@ from typing import Any
 
 import comfyk
 from aiohttp import web
-from comfyk.app import App
+from comfyk import App
+from comfyk.api import operation
 
-from comfyk_http.answers import json_answer
-from comfyk_http.described import gives, operation
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP, STARTED
+from comfyk_http.merging import merged
 
 COMFYUI_VERSION = "0.33.0"
 """The ComfyUI whose API this server speaks; clients look here for what they may use."""
@@ -37,7 +39,7 @@ def feature_flags(app: App) -> dict[str, Any]:
     """The flags of all plugins. While no plugin says otherwise there are no assets."""
     flags: dict[str, Any] = {"assets": False}
     for added in app.hook.comfyk_feature_flags():
-        flags.update(added)
+        flags = merged(flags, added)
     return flags
 
 

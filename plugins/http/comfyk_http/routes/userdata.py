@@ -11,26 +11,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
-from comfyk.api import ApiError, BadField
+from comfyk.api import ApiError, BadField, disposition, file_answer, operation, read_file, user_folder
 from comfyk.folders import PathOutsideError
 
-from comfyk_http.answers import FileAnswer, disposition, json_answer
-from comfyk_http.described import done, gives, operation, sends
-from comfyk_http.errors import too_large
-from comfyk_http.files import content_type, runs_in_browser
-from comfyk_http.requests import ListQuery, TreeQuery, WriteQuery, folder_of
+from comfyk_http.answer_descriptions import done, gives, sends
+from comfyk_http.json_answers import json_answer
+from comfyk_http.requests import ListQuery, TreeQuery, WriteQuery
 from comfyk_http.userdata import UserData
 
 T = TypeVar("T")
 
-_PIECE = 256 * 1024
 _NOT_A_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ELOOP)
 _NOT_FOUND = gives("There is no such file", "ErrorObject")
 _TAKEN = gives("There is a file of that name, or it cannot be stored under it", "ErrorObject")
 
 
 async def _files(request: web.Request) -> UserData:
-    return UserData(await folder_of(request))
+    return UserData(await user_folder(request))
 
 
 async def _run(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
@@ -116,17 +113,11 @@ async def get_file(request: web.Request) -> web.StreamResponse:
     """Never shown by a browser as a page, only saved; the style sheet `user.css` works as one."""
     files = await _files(request)
     path = await _run(files.find, request.match_info["file"])
-    kind, type = "attachment", content_type(path.name)
+    headers = {"Cache-Control": "no-cache"}
     if path == files.root / "user.css":
-        kind = "inline"
-    elif runs_in_browser(type):
-        type = "application/octet-stream"
-    headers = {
-        "Content-Type": type,
-        "Content-Disposition": disposition(kind, path.name),
-        "Cache-Control": "no-cache",
-    }
-    return FileAnswer(path, headers=headers)
+        headers["Content-Disposition"] = disposition("inline", path.name)
+        return file_answer(request, path, show="run", headers=headers)
+    return file_answer(request, path, show="save", headers=headers)
 
 
 @operation(
@@ -146,17 +137,9 @@ async def write_file(request: web.Request, query: WriteQuery) -> web.Response:
     name = request.match_info["file"]
     with _storing("file"):
         await asyncio.to_thread(files.locate, name)
-    left = request.client_max_size
-    if (request.content_length or 0) > left:
-        raise too_large(request)
-    with _errors(), _storing("file"), await asyncio.to_thread(files.incoming) as incoming:
-        async for data in request.content.iter_chunked(_PIECE):
-            left -= len(data)
-            if left < 0:
-                raise too_large(request)
-            await incoming.write(data)
-        await asyncio.to_thread(incoming.finish)
-        path = await asyncio.to_thread(files.write, name, incoming, overwrite=query.overwrite)
+    async with read_file(request, folder=files.root) as received:
+        with _errors(), _storing("file"):
+            path = await asyncio.to_thread(files.write, name, received, overwrite=query.overwrite)
     return await _stored(files, path, query)
 
 

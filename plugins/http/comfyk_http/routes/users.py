@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from aiohttp import web
-from comfyk.api import ApiError, BadField
+from comfyk.api import ApiError, BadField, as_text, operation
 
-from comfyk_http.answers import json_answer
-from comfyk_http.described import gives, operation
-from comfyk_http.errors import as_text, shaped
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import USERS
 from comfyk_http.requests import NewUser
 from comfyk_http.users import DEFAULT, UserError
@@ -30,12 +29,12 @@ async def get_users(request: web.Request) -> web.Response:
     return json_answer({"storage": "server", "migrated": users.folder(DEFAULT).is_dir()})
 
 
-@shaped(as_text)
 @operation(
     "createUser",
     "Make a user",
     tag="user",
     user=True,
+    errors=as_text,
     answers={200: gives("The user's id", str), 400: gives("The name is taken or cannot be one", "ErrorText")},
 )
 async def create_user(request: web.Request, body: NewUser) -> web.Response:

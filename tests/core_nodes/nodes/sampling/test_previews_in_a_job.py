@@ -16,7 +16,7 @@ from comfyk.app import App
 from comfyk.events import Event, Preview, ProgressState
 from comfyk.jobs.model import JobStatus
 from comfyk.plugins import Plugins
-from comfyk.settings import ExecutionSettings, FolderSettings, Settings
+from comfyk.settings import load_settings
 from comfyk_core_nodes.families.sd.latent_formats import SD15
 from comfyk_core_nodes.vae.taesd import decoder
 from PIL import Image
@@ -112,8 +112,8 @@ def sent(tmp_path: Path, model: Any) -> Callable[..., list[Event]]:
     def call(method: Any, size: int = 64, graph: dict[str, Any] = GRAPH) -> list[Event]:
         plugins = Plugins()
         plugins.register(comfyk_core_nodes.plugin, "core-nodes")
-        execution = ExecutionSettings(preview_method=method, preview_size=size)
-        app = App(Settings(folders=FolderSettings(base=tmp_path), execution=execution), plugins)
+        given = {"folders.base": tmp_path, "previews.method": method, "previews.size": size}
+        app = App(load_settings(plugins, overrides=given), plugins)
         app.folders.create()
         app.register()
         for node in (Model, Prompt):

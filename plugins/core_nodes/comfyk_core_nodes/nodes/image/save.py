@@ -10,6 +10,7 @@ from comfyk import current_app, io
 from comfyk.ui import SavedImages, SavedResult
 
 from comfyk_core_nodes.images.filename import Target, next_counter, resolve_prefix
+from comfyk_core_nodes.images.metadata_settings import metadata_settings
 from comfyk_core_nodes.images.save import save_pngs
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def destination(
     root = app.folders.directory(folder.value)
     target = resolve_prefix(prefix, root, width=width, height=height, prompt=prompt)
     metadata: dict[str, Any] = {}
-    if hidden is not None and not app.settings.section("metadata").disable:
+    if hidden is not None and not metadata_settings().disable:
         if prompt is not None:
             metadata["prompt"] = prompt
         metadata.update(hidden.extra_pnginfo or {})

@@ -1,13 +1,13 @@
-"""A file of the UI as a browser gets it: its type, how long it may be kept, and whether it may be seen at all."""
+"""Files of the UI: which one a browser means, and how long it may keep it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from mimetypes import MimeTypes
 from pathlib import Path
 
 from aiohttp import web
+from comfyk.api import content_type, file_answer
 from comfyk.folders import PathOutsideError, resolve_inside
 
 _DAY = 24 * 3600
@@ -15,24 +15,6 @@ _YEAR = 365 * _DAY
 # The bundler puts a hash of the content into the names of what it writes here: `index-B2rHQ9Sn.js`.
 _HASHED = re.compile(r"assets/[^/]+-[\w-]{8}\.\w+")
 _MEDIA = ("image/", "video/", "audio/", "font/")
-
-# Said here because the tables of the system differ, and browsers run no script of another type.
-_TYPES = MimeTypes()
-for _suffix, _type in {
-    ".ico": "image/x-icon",
-    ".js": "text/javascript",
-    ".json": "application/json",
-    ".map": "application/json",
-    ".md": "text/markdown",
-    ".mjs": "text/javascript",
-    ".svg": "image/svg+xml",
-    ".wasm": "application/wasm",
-    ".webm": "video/webm",
-    ".webp": "image/webp",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-}.items():
-    _TYPES.add_type(_type, _suffix)
 
 
 def find(folders: Iterable[Path], name: str) -> Path | None:
@@ -49,15 +31,17 @@ def find(folders: Iterable[Path], name: str) -> Path | None:
     return None
 
 
-def answer(path: Path, name: str) -> web.FileResponse:
-    """The file, with an ETag; ranges, `304` and `file.js.gz` in place of `file.js` are aiohttp's doing."""
-    type = _TYPES.guess_type(path.name)[0] or "application/octet-stream"
-    if type.startswith("text/") or type == "application/json":
-        charset = "; charset=utf-8"
-    else:
-        charset = ""
-    return web.FileResponse(
-        path, headers={"Content-Type": type + charset, "Cache-Control": _cache_control(name, type)}
+def answer(request: web.Request, path: Path, name: str) -> web.StreamResponse:
+    """The file, with an ETag and ranges; `file.js.gz` is sent in place of `file.js` to browsers that take it."""
+    type = content_type(path.name)
+    charset = "; charset=utf-8" if type.startswith("text/") or type == "application/json" else ""
+    return file_answer(
+        request,
+        path,
+        show="run",
+        content_type=type + charset,
+        packed=True,
+        headers={"Cache-Control": _cache_control(name, type)},
     )
 
 

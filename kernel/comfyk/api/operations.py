@@ -1,12 +1,4 @@
-"""What a plugin's HTTP handlers say of themselves, and the errors they raise. Nothing here needs a web server.
-
-    @operation("getThing", "One thing", tag="thing", answers={200: Answer("It", "my_plugin.schemas:Thing")})
-    async def get_thing(request: web.Request, query: ThingQuery) -> web.Response: ...
-
-The server reads the query string into the parameter `query` and a JSON body into `body`, checked against the model
-that each is annotated with, and describes the operation by the same models in its OpenAPI document: what is served
-and what is documented cannot part. A handler without `@operation` is served all the same, undocumented.
-"""
+"""What handlers say of themselves: the path, what they take, what they answer. Nothing here needs a web server."""
 
 from __future__ import annotations
 
@@ -18,41 +10,9 @@ from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
+from comfyk.api.errors import ApiError, ErrorShape, as_object
+
 _MARK = "comfyk_operation"
-
-
-class ApiError(Exception):
-    """Answered as `status` with a JSON body that says what is wrong, and with what."""
-
-    def __init__(
-        self,
-        status: int,
-        type: str,
-        message: str,
-        details: str = "",
-        *,
-        extra_info: Mapping[str, Any] | None = None,
-        extra: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """`type` is for programs, `message` for people; `extra` adds fields beside `error`."""
-        super().__init__(message)
-        self.status = status
-        self.type = type
-        self.message = message
-        self.details = details
-        self.extra_info = dict(extra_info or {})
-        self.extra = dict(extra or {})
-        self.headers = headers
-
-
-class BadField(ApiError):
-    """400: a field of the request is not what it has to be."""
-
-    def __init__(self, field: str, message: str, *, type: str = "invalid_request", status: int = 400) -> None:
-        super().__init__(
-            status, type, f"{field}: {message}" if field else message, extra_info={"field": field}
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +53,12 @@ class Operation:
     optional_body: bool = False
     user: bool = False
     """Whether the header `Comfy-User` matters."""
+    errors: ErrorShape | Callable[[ApiError], Any] = as_object
+    """In which shape its errors are answered."""
+
+    @cached_property
+    def error_shape(self) -> ErrorShape:
+        return self.errors if isinstance(self.errors, ErrorShape) else ErrorShape(self.errors)
 
     @cached_property
     def reads(self) -> dict[str, Any]:

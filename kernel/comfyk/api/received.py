@@ -1,7 +1,7 @@
 """Files that clients send: written to a hidden file as they come, put in their place whole, never over another.
 
-Nothing here knows HTTP. All of it may block and runs in threads, but for `Incoming.write`, which hands large pieces to
-one.
+Nothing here knows HTTP. All of it may block and belongs into threads, but for `ReceivedFile.write`, which hands large
+pieces to one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import shutil
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Generic, TypeVar
 
 from comfyk.folders import Folders, resolve_inside
 
 log = logging.getLogger(__name__)
+
+F = TypeVar("F")
 
 _PREFIX = ".comfyk-upload-"
 _PIECE = 1024 * 1024
@@ -43,18 +46,22 @@ def remove_leftovers(folders: Folders) -> None:
                     log.info("removed %s, left by an unfinished upload", path)
 
 
-class Incoming:
-    """A file that is arriving: `with` it, `write` it, then `place` it; otherwise nothing of it stays."""
+class ReceivedFile:
+    """A file from a client, under a hidden name: `place` it or `put` it somewhere; otherwise nothing of it stays."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "") -> None:
         """Begin a hidden file in `folder`, best the one where it will stay. Raises OSError."""
+        self.name = name
+        """As the client calls it: check it before you use it (`place` does)."""
+        self.size = 0
+        """Bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
         self._file: BinaryIO = open(self.path, "xb")  # noqa: SIM115
         self._pieces: list[bytes] = []
         self._length = 0
 
-    def __enter__(self) -> Incoming:
+    def __enter__(self) -> ReceivedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,11 +72,12 @@ class Incoming:
         """Append; the disk is written to in a thread. Raises OSError."""
         self._pieces.append(data)
         self._length += len(data)
+        self.size += len(data)
         if self._length >= _PIECE:
             await asyncio.to_thread(self._write_out)
 
     def finish(self) -> None:
-        """All has come. Raises OSError."""
+        """All has come; `path` can be read from now on. Raises OSError."""
         self._write_out()
         self._file.close()
 
@@ -142,3 +150,13 @@ def claim(source: Path, target: Path) -> bool:
             return False
         source.replace(target)
     return True
+
+
+@dataclass(slots=True)
+class Form(Generic[F]):
+    """A `multipart/form-data` body that came whole."""
+
+    fields: F
+    """The fields, checked against the model; that of a file holds the name that the client gave it."""
+    files: dict[str, ReceivedFile] = field(default_factory=dict)
+    """The files by field."""

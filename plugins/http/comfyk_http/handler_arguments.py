@@ -10,9 +10,10 @@ from aiohttp import web
 from comfyk.api import ApiError, Operation, operation_of
 from pydantic import BaseModel
 
-from comfyk_http.answers import IGNORED
 from comfyk_http.errors import Handler
-from comfyk_http.requests import Forgiving, forgive, parse, query_of, read_json, read_value
+from comfyk_http.json_answers import IGNORED
+from comfyk_http.reading import forgive, parse, query_of, read_json, read_value
+from comfyk_http.requests import Forgiving
 
 log = logging.getLogger(__name__)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfyk.api import Answer, operation
-
-__all__ = ["done", "gives", "operation", "sends"]
+from comfyk.api import Answer
 
 
 def gives(description: str, model: Any) -> Answer:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyk.api import ReceivedFile, remove_leftovers
 from comfyk.folders import Folders, PathOutsideError
-from comfyk_http.uploads import Incoming, remove_leftovers
 
 
-async def received(folder: Path, data: bytes = b"data") -> Incoming:
-    incoming = Incoming(folder)
-    await incoming.write(data)
-    incoming.finish()
-    return incoming
+async def received(folder: Path, data: bytes = b"data") -> ReceivedFile:
+    file = ReceivedFile(folder)
+    await file.write(data)
+    file.finish()
+    return file
 
 
 async def test_what_is_not_placed_is_gone(tmp_path: Path) -> None:
@@ -27,12 +27,12 @@ async def test_what_is_not_placed_is_gone(tmp_path: Path) -> None:
 
 
 async def test_large_files_are_written_as_they_come(tmp_path: Path) -> None:
-    with Incoming(tmp_path) as incoming:
+    with ReceivedFile(tmp_path) as file:
         for _ in range(40):
-            await incoming.write(b"x" * 100_000)
-        assert incoming.path.stat().st_size >= 3_000_000
-        incoming.finish()
-        assert incoming.place(tmp_path, "", "x.bin", overwrite=False) == "x.bin"
+            await file.write(b"x" * 100_000)
+        assert file.path.stat().st_size >= 3_000_000
+        file.finish()
+        assert file.place(tmp_path, "", "x.bin", overwrite=False) == "x.bin"
     assert (tmp_path / "x.bin").stat().st_size == 4_000_000
 
 
@@ -43,9 +43,9 @@ async def test_an_upload_to_another_disk_is_copied_there_first(tmp_path: Path, m
         found = stat(path, **options)
         return os.stat_result((*found[:2], 99, *found[3:])) if str(path).endswith("other") else found
 
-    monkeypatch.setattr("comfyk_http.uploads.os.stat", other_disk)
-    with await received(tmp_path) as incoming:
-        assert incoming.place(tmp_path / "other", "", "x.bin", overwrite=True) == "x.bin"
+    monkeypatch.setattr("comfyk.api.received.os.stat", other_disk)
+    with await received(tmp_path) as file:
+        assert file.place(tmp_path / "other", "", "x.bin", overwrite=True) == "x.bin"
     assert [path.name for path in tmp_path.rglob("*")] == ["other", "x.bin"]
     assert (tmp_path / "other/x.bin").read_bytes() == b"data"
 
@@ -54,10 +54,10 @@ async def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: Any
     def refuse(*_: Any) -> None:
         raise OSError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr("comfyk_http.uploads.os.link", refuse)
+    monkeypatch.setattr("comfyk.api.received.os.link", refuse)
     for data, name in ((b"1", "x.bin"), (b"2", "x (1).bin"), (b"1", "x.bin")):
-        with await received(tmp_path, data) as incoming:
-            assert incoming.place(tmp_path, "", "x.bin", overwrite=False) == name
+        with await received(tmp_path, data) as file:
+            assert file.place(tmp_path, "", "x.bin", overwrite=False) == name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x (1).bin", "x.bin"]
 
 
@@ -66,10 +66,10 @@ async def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "x.bin").symlink_to(tmp_path / "outside.bin")
     (folder / "y.bin").symlink_to(folder / "missing.bin")
-    with await received(folder) as incoming:
+    with await received(folder) as file:
         with pytest.raises(PathOutsideError):
-            incoming.place(folder, "", "x.bin", overwrite=True)
-        assert incoming.place(folder, "", "y.bin", overwrite=False) == "y (1).bin"
+            file.place(folder, "", "x.bin", overwrite=True)
+        assert file.place(folder, "", "y.bin", overwrite=False) == "y (1).bin"
     assert not (tmp_path / "outside.bin").exists()
     assert not (folder / "missing.bin").exists()
 

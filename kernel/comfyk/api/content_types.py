@@ -1,8 +1,10 @@
-"""Content types: which one a file has, and which of them a browser would run."""
+"""Content types and dispositions: what a file is, whether a browser would run it, and under which name it is saved."""
 
 from __future__ import annotations
 
 import mimetypes
+import re
+from urllib.parse import quote
 
 # Said here because the tables of the system differ, and on Windows are whatever programs made of them.
 _TYPES = mimetypes.MimeTypes()
@@ -13,10 +15,12 @@ for _suffix, _type in {
     ".flac": "audio/flac",
     ".glb": "model/gltf-binary",
     ".gltf": "model/gltf+json",
+    ".ico": "image/x-icon",
     ".jpg": "image/jpeg",
     ".js": "text/javascript",
     ".json": "application/json",
     ".m4a": "audio/mp4",
+    ".map": "application/json",
     ".md": "text/markdown",
     ".mjs": "text/javascript",
     ".mkv": "video/x-matroska",
@@ -31,6 +35,7 @@ for _suffix, _type in {
     ".wav": "audio/wav",
     ".webm": "video/webm",
     ".webp": "image/webp",
+    ".woff": "font/woff",
     ".woff2": "font/woff2",
 }.items():
     _TYPES.add_type(_type, _suffix)
@@ -51,3 +56,13 @@ def runs_in_browser(type: str) -> bool:
     if type.endswith(("+xml", "/xml")):
         return True
     return not type.startswith(_SHOWN) and type not in _ALSO_SHOWN
+
+
+def disposition(kind: str, filename: str) -> str:
+    """A `Content-Disposition` (`inline`, `attachment`) for any file name.
+
+    It has a plain form for all clients and an exact one for current ones.
+    """
+    plain = re.sub(r"[^ -~]", "_", filename).replace("\\", "\\\\").replace('"', '\\"')
+    header = f'{kind}; filename="{plain}"'
+    return header if filename.isascii() else f"{header}; filename*=UTF-8''{quote(filename, safe='')}"

@@ -1,0 +1,347 @@
+"""The jobs that run here: each on its way from the line to the history, in a task of its own.
+
+They are given to an `Executor`, of which this knows the protocol alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from comfyk.events import Event, EventBus, Executed, Executing, JobEvent, QueueChanged, now_ms
+from comfyk.hooks import BoundHooks
+from comfyk.jobs.ending import Endings, crashed, ending_of, failure
+from comfyk.jobs.executor import Executor, ExecutorDied
+from comfyk.jobs.line import Line
+from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.store import JobStore, LeaseLostError, SharedJobStore, StoreError, UnknownJobError
+
+log = logging.getLogger(__name__)
+
+_STOP_TIMEOUT_S = 10.0
+_RETRY_FIRST_S, _RETRY_LAST_S = 0.5, 30.0
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A job on its way from the line to the history."""
+
+    job: Job
+    begun: bool
+    """Whether its attempt is counted and stored."""
+    told: dict[str, dict[str, Any]]
+    """What its nodes have shown, as the plugins left it."""
+    task: asyncio.Task[None] | None = None
+    executing: bool = False
+    showing: str | None = None
+    """The node that clients see as running."""
+    cancelled: bool = False
+    lost: bool = False
+    """Another server has taken it over."""
+    waiting: asyncio.Future[Any] | None = None
+    """What it waits for before it starts."""
+    after: asyncio.Task[None] | None = None
+    """An earlier run of the same job, whose lease was lost: it must be over."""
+
+
+class RunningJobs:
+    """The jobs that have room in the executor, and those that have run and whose outcome is being stored.
+
+    A job's outcome is stored together with the next one's start; the next one runs once both are.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        line: Line,
+        executor: Executor,
+        events: EventBus,
+        hook: BoundHooks,
+        endings: Endings,
+        max_attempts: int,
+        room_made: Callable[[], None],
+    ) -> None:
+        """`room_made` is called when another job may be started."""
+        self.running: dict[str, Running] = {}
+        """Those that have room in the executor, and those that are just about to."""
+        self.ending: dict[str, Running] = {}
+        self.elsewhere: dict[str, Job] = {}
+        """Jobs that came in here and that another server may run."""
+        self.stopping = False
+        self._store = store
+        self._shared = isinstance(store, SharedJobStore)
+        self._line = line
+        self._executor = executor
+        self._events = events
+        self._hook = hook
+        self._endings = endings
+        self._max_attempts = max_attempts
+        self._room_made = room_made
+        self._watches_outputs = hook.implements("comfyk_node_output")
+        self._watches_ends = hook.implements("comfyk_job_finished")
+
+    def __len__(self) -> int:
+        return len(self.running) + len(self.ending)
+
+    def all(self) -> list[Running]:
+        """Those that have run before those that run."""
+        return [*self.ending.values(), *self.running.values()]
+
+    def has(self, job_id: str) -> bool:
+        return job_id in self.running or job_id in self.ending
+
+    def changed(self) -> None:
+        """Tell how many jobs have not ended."""
+        self._events.emit(QueueChanged(queue_remaining=self._line.length + len(self)))
+
+    # --- beginning ----------------------------------------------------------------------------------------------
+
+    async def enter(self, job: Job) -> None:
+        """Store a job that need not stand in line, as running if nothing keeps it from it, and run it."""
+        waiting = self._executor.prepare(job)
+        running = self.running[job.id] = Running(job, begun=waiting is None, told={})
+        if waiting is not None:
+            running.waiting = asyncio.ensure_future(waiting)
+        job.attempts = int(running.begun)
+        try:
+            await self._line.enter(job, begun=running.begun)
+        except BaseException:
+            del self.running[job.id]
+            self._room_made()
+            raise
+        self._set_off(running)
+
+    def take_up(self, job: Job) -> None:
+        """Run a job that was taken out of the line."""
+        self.elsewhere.pop(job.id, None)
+        before = self.running.get(job.id)
+        if job.id in self.ending or (before is not None and not before.lost):
+            return  # this server's own lease ran out, and now it has it again: all goes on
+        running = self.running[job.id] = Running(job, begun=False, told={})
+        if before is not None:
+            running.after = before.task
+        self._set_off(running)
+
+    def _set_off(self, running: Running) -> None:
+        running.task = asyncio.create_task(self._run(running), name=f"comfyk-job-{running.job.id}")
+
+    # --- interrupting -------------------------------------------------------------------------------------------
+
+    def cancel(self, running: Running) -> None:
+        """Somebody wants the job to end."""
+        running.cancelled = True
+        self._interrupt(running)
+
+    def lose(self, running: Running) -> None:
+        """Another server may have the job by now."""
+        running.lost = True
+        self._interrupt(running)
+
+    def _interrupt(self, running: Running) -> None:
+        if running.executing:
+            self._executor.interrupt(running.job.id)
+        elif running.waiting is not None:
+            running.waiting.cancel()
+
+    async def stop(self) -> None:
+        """Interrupt all, and put them back into the line."""
+        self.stopping = True
+        for running in self.running.values():
+            self._interrupt(running)
+        tasks = [running.task for running in self.all() if running.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_TIMEOUT_S)
+        left = list(self.running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for running in left:
+            await self._requeue(running)
+
+    # --- a job's way --------------------------------------------------------------------------------------------
+
+    async def _run(self, running: Running) -> None:
+        """A job's way from the line to the history."""
+        job = running.job
+        before = [ending.task for ending in self.ending.values() if ending.task is not None]
+        if running.after is not None:
+            await asyncio.wait([running.after])
+        if job.attempts >= self._max_attempts and not running.begun:
+            await self.give_up(job)
+            return
+        try:
+            await self._begin(running)
+            if before:  # what ended before is told before
+                await asyncio.wait(before)
+            if running.lost:
+                self._drop(running)
+                return
+            if self.stopping:
+                return
+            outcome = await self._execute(running)
+        except _NotBegun:
+            outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
+        except ExecutorDied as error:
+            await self._again(running, error)
+            return
+        except LeaseLostError as error:
+            self._drop(running, error)
+            return
+        except Exception as error:  # a fault of the executor: this job ends, and the queue goes on
+            log.exception("the executor failed at job %s", job.id)
+            outcome = failure(job, f"The executor failed: {error}", type(error).__name__, now_ms())
+        if running.lost:
+            self._drop(running)
+        elif not (self.stopping and outcome.status is JobStatus.CANCELLED and not running.cancelled):
+            await self._end(running, outcome)
+        # Otherwise it was interrupted because the server stops: `stop` puts it back.
+
+    async def _begin(self, running: Running) -> None:
+        """Wait for what the job needs, then count and store the attempt. Raises _NotBegun when it was cancelled."""
+        if not running.begun:
+            if running.waiting is None and (waiting := self._executor.prepare(running.job)) is not None:
+                running.waiting = asyncio.ensure_future(waiting)
+            if running.waiting is not None:
+                self.changed()
+                await asyncio.wait([running.waiting])
+                running.waiting = None
+            if running.lost:
+                raise LeaseLostError("the lease ran out while it waited")
+            if running.cancelled or self.stopping:
+                raise _NotBegun
+            running.job.attempts += 1
+            await self._durably(lambda: self._store.start(running.job, now_ms()))
+            running.begun = True
+        self.changed()
+
+    async def _execute(self, running: Running) -> Outcome:
+        if running.cancelled:
+            raise _NotBegun
+        running.executing = True
+        try:
+            outcome = await self._executor.run(running.job, self._teller(running))
+        finally:
+            running.executing = False
+            running.showing = None
+        for node_id in outcome.outputs:
+            if node_id in running.told:
+                outcome.outputs[node_id] = running.told[node_id]
+        return outcome
+
+    def _teller(self, running: Running) -> Callable[[Event], None]:
+        """What a job's executor reports to."""
+        job, emit = running.job, self._events.emit
+
+        def tell(event: Event) -> None:
+            event.client_id = job.client_id
+            if isinstance(event, JobEvent):
+                event.user = job.user
+                if isinstance(event, Executing):
+                    running.showing = event.display_node
+                elif self._watches_outputs and isinstance(event, Executed) and event.output is not None:
+                    self._hook.comfyk_node_output(job=job, node_id=event.node, output=event.output)
+                    running.told[event.node] = event.output
+            emit(event)
+
+        return tell
+
+    async def _end(self, running: Running, outcome: Outcome) -> None:
+        """Store how a job ended, then tell everybody. The next one is started meanwhile."""
+        job = running.job
+        self.running.pop(job.id, None)
+        self.ending[job.id] = running
+        self._room_made()
+        ending_of(job, outcome)  # the outcome is stored with the message that says how it ended
+        try:
+            if self._watches_ends:
+                await self._hook.comfyk_job_finished(job=job, outcome=outcome)
+            await self._durably(lambda: self._store.finish(job, outcome))
+        except LeaseLostError as error:
+            self._drop(running, error)
+            return
+        finally:
+            self.ending.pop(job.id, None)
+            self._room_made()
+        self._endings.tell_clients(job, outcome, self.changed)
+        self._endings.tell(job, outcome)
+
+    async def give_up(self, job: Job) -> None:
+        """The job took the process down each time."""
+        log.error("job %s ended the server process %d times; it failed", job.id, job.attempts)
+        await self._end(Running(job, begun=True, told={}), crashed(job))
+
+    async def _again(self, running: Running, error: ExecutorDied) -> None:
+        """The executor died: the attempt counts, and the job runs again unless there were too many."""
+        job = running.job
+        log.error("job %s: %s", job.id, error)
+        if running.cancelled:
+            await self._end(running, Outcome(JobStatus.CANCELLED, None, now_ms()))
+        elif job.attempts >= self._max_attempts:
+            await self._end(running, crashed(job, str(error)))
+        else:
+            try:
+                await self._durably(lambda: self._line.give_back(job))
+            except LeaseLostError as lost:
+                self._drop(running, lost)
+                return
+            self.running.pop(job.id, None)
+            if self._shared:
+                self.elsewhere[job.id] = job
+            self._room_made()
+            self.changed()
+
+    def _drop(self, running: Running, error: LeaseLostError | None = None) -> None:
+        """Another server runs the job now: what became of it here is void."""
+        job = running.job
+        log.warning("job %s was lost, another server may run it: %s", job.id, error or "the lease ran out")
+        if self.running.get(job.id) is running:
+            del self.running[job.id]
+        if job.id not in self.running:
+            self.elsewhere[job.id] = job
+        self._room_made()
+        self.changed()
+
+    async def _durably(self, change: Callable[[], Awaitable[None]]) -> None:
+        """Make a change in the store, however long the store needs to get well again: a job is not lost."""
+        delay = _RETRY_FIRST_S
+        while True:
+            try:
+                await change()
+                return
+            except LeaseLostError:
+                raise
+            except UnknownJobError as error:
+                # A change that reported a failure had been made after all (a connection lost at its commit).
+                log.warning("%s", error)
+                return
+            except StoreError as error:
+                log.error("the job store failed, trying again in %.1f s: %s", delay, error)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_LAST_S)
+
+    async def _requeue(self, running: Running) -> None:
+        """The server stopped in good order, which was not the job's fault: it is as if it had not begun."""
+        job = running.job
+        if not running.begun and not self._shared:
+            return  # it is still pending in the store
+        if running.begun:
+            job.attempts -= 1
+        try:
+            await self._store.requeue(job)
+        except StoreError as error:
+            log.error("job %s runs again at the next start, though the store failed: %s", job.id, error)
+
+    async def end_waiting(self, job: Job) -> None:
+        """A job that waited was taken out."""
+        self.elsewhere.pop(job.id, None)
+        outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
+        if self._watches_ends:
+            await self._hook.comfyk_job_finished(job=job, outcome=outcome)
+        self._endings.tell(job, outcome)
+
+
+class _NotBegun(Exception):
+    """The job was cancelled, or the server stops, before it began."""

@@ -1,0 +1,149 @@
+"""Uploads: forms with files, and bodies that are files. They go to the disk as they come, never into memory whole."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import BadHttpMessage
+from comfyk.api import ApiError, BadField, Form, ReceivedFile, Watch
+from comfyk.folders import PathOutsideError
+from pydantic import BaseModel
+
+from comfyk_http.errors import too_large
+from comfyk_http.reading import parse
+
+M = TypeVar("M", bound=BaseModel)
+
+_PIECE = 256 * 1024
+_LONGEST_FIELD = 64 * 1024
+_MOST_FIELDS = 100
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_A_NAME = (errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+@asynccontextmanager
+async def form_of(
+    request: web.Request, model: type[M], files: Collection[str], folder: Path, watch: Watch | None
+) -> AsyncIterator[Form[M]]:
+    """See `comfyk.api.read_form`."""
+    if request.content_type != "multipart/form-data":
+        raise ApiError(400, "invalid_request", "An upload has to be multipart/form-data.")
+    if (request.content_length or 0) > request.client_max_size:
+        raise too_large(request)
+    with _errors_of(next(iter(files), "")), ExitStack() as stack:
+        arriving = _Arriving(request, files, folder, watch, stack)
+        try:
+            await arriving.read()
+        except (BadHttpMessage, ValueError, AssertionError, EOFError, LookupError, RuntimeError) as error:
+            if isinstance(error, web.HTTPException):
+                raise
+            raise ApiError(400, "invalid_request", "The upload is malformed.", str(error)) from None
+        for name in files:
+            if name not in arriving.files and _is_wanted(model, name):
+                raise BadField(name, "no file was sent")
+        names = {name: file.name for name, file in arriving.files.items()}
+        yield Form(parse(model, {**arriving.fields, **names}), arriving.files)
+
+
+def _is_wanted(model: type[BaseModel], file: str) -> bool:
+    known = model.model_fields.get(file)
+    return known is None or known.is_required()
+
+
+@asynccontextmanager
+async def file_of(request: web.Request, folder: Path, watch: Watch | None) -> AsyncIterator[ReceivedFile]:
+    """See `comfyk.api.read_file`."""
+    left = request.client_max_size
+    if (request.content_length or 0) > left:
+        raise too_large(request)
+    with _errors_of(""), await asyncio.to_thread(ReceivedFile, folder) as file:
+        async for data in request.content.iter_chunked(_PIECE):
+            left -= len(data)
+            if left < 0:
+                raise too_large(request)
+            if watch is not None:
+                watch("", data)
+            await file.write(data)
+        await asyncio.to_thread(file.finish)
+        yield file
+
+
+@contextmanager
+def _errors_of(field: str) -> Iterator[None]:
+    """What goes wrong with the disk, or with the name in `field`, becomes an answer."""
+    try:
+        yield
+    except PathOutsideError as error:
+        raise BadField(field, str(error)) from None
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ApiError(507, "disk_full", "There is no room left on the server's disk.") from None
+        if error.errno in _NOT_A_NAME:
+            raise BadField(field, f"cannot be stored under this name: {error.strerror}") from None
+        raise
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """A form on its way."""
+
+    request: web.Request
+    wanted: Collection[str]
+    folder: Path
+    watch: Watch | None
+    stack: ExitStack
+    files: dict[str, ReceivedFile] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
+    _left: int = 0
+
+    async def read(self) -> None:
+        """Raises ApiError, OSError, and whatever aiohttp raises for what is no form."""
+        self._left = self.request.client_max_size
+        count = 0
+        async for part in await self.request.multipart():
+            count += 1
+            if count > _MOST_FIELDS:
+                raise ValueError("too many fields")
+            if not isinstance(part, BodyPartReader):
+                raise ValueError("a form inside of the form")
+            if part.filename is None:
+                await self._read_text(part)
+            elif part.filename and (name := part.name or "") in self.wanted and name not in self.files:
+                await self._read_file(part, name, part.filename)
+            else:
+                await self._pass_over(part)
+
+    async def _read_text(self, part: BodyPartReader) -> None:
+        name, text = part.name or "", bytearray()
+        async for data in self._pieces(part):
+            text += data
+            if len(text) > _LONGEST_FIELD:
+                raise BadField(name, "too long")
+        self.fields.setdefault(name, text.decode())
+
+    async def _read_file(self, part: BodyPartReader, name: str, filename: str) -> None:
+        file = self.stack.enter_context(await asyncio.to_thread(ReceivedFile, self.folder, filename))
+        async for data in self._pieces(part):
+            if self.watch is not None:
+                self.watch(name, data)
+            await file.write(data)
+        await asyncio.to_thread(file.finish)
+        self.files[name] = file
+
+    async def _pass_over(self, part: BodyPartReader) -> None:
+        async for _ in self._pieces(part):
+            pass
+
+    async def _pieces(self, part: BodyPartReader) -> AsyncIterator[bytes]:
+        while data := await part.read_chunk(_PIECE):
+            self._left -= len(data)
+            if self._left < 0:
+                raise too_large(self.request)
+            yield data

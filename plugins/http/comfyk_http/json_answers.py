@@ -1,0 +1,30 @@
+"""Answers in JSON: of a value, or written already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+from comfyk.wire import dumps
+
+IGNORED = "Comfyk-Ignored"
+"""The header of an answer that names what the request held in vain: fields, or `body`."""
+
+
+def json_answer(value: Any, *, headers: Mapping[str, str] | None = None) -> web.Response:
+    """200 with `value` as JSON."""
+    return json_bytes(dumps(value), headers=headers)
+
+
+def success(*, ignored: str | None = None) -> web.Response:
+    """200, for what has nothing to tell; `ignored` names what of the request could not be used.
+
+    Not without a body: to Chromium a request is aborted when its answer is empty and no script reads that.
+    """
+    return json_answer(None, headers=None if ignored is None else {IGNORED: ignored})
+
+
+def json_bytes(body: bytes, *, headers: Mapping[str, str] | None = None) -> web.Response:
+    """200 with JSON that is written already."""
+    return web.Response(body=body, content_type="application/json", headers=headers)
