@@ -11,6 +11,7 @@ from comfyk.app import App
 from comfyk.events import Event, JobEnded
 from comfyk.hooks import hookimpl
 from comfyk.jobs import ExecutorDied, Job, JobStatus, Outcome, StoreError
+from comfyk.jobs.other_servers import OtherServers
 from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
 from comfyk_storage.job_store import SqlJobStore
@@ -211,9 +212,16 @@ async def test_a_server_alone_runs_again_what_it_had_given_up(start, monkeypatch
 def renew_nothing(monkeypatch) -> Callable[[Server], None]:
     """Have a server neglect its leases without noticing."""
 
-    async def nothing(_store) -> None: ...
+    renew = OtherServers._renew
 
-    return lambda server: monkeypatch.setattr(server.queue, "_renew", nothing)
+    def neglect(server: Server) -> None:
+        async def some(others: OtherServers) -> None:
+            if others._store is not server.store:
+                await renew(others)
+
+        monkeypatch.setattr(OtherServers, "_renew", some)
+
+    return neglect
 
 
 async def test_a_lease_that_ran_out_unnoticed_goes_on_when_it_is_taken_anew(
@@ -268,6 +276,16 @@ async def test_what_becomes_of_a_job_here_that_another_server_has_is_void(start,
     await until(lambda: here.ended)
     assert await history(there) == [job]
     assert here.ended == there.ended == [(job, "completed")]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_stop_in_the_moment_of_being_woken(start, turns):
+    here = await start("here")
+    await asyncio.sleep(0.05)
+    here.queue.resume()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.wait_for(here.queue.stop(), 5)
 
 
 async def test_numbers_go_on_from_each_others(start):

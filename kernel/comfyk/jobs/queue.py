@@ -307,8 +307,10 @@ class JobQueue:
         if seconds is None:
             await self._wake.wait()
             return
+        # Not `wait_for`: before Python 3.12 it may swallow that the task is cancelled.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
 
     async def _rest(self) -> None:
         """Do what has to be done while no job runs."""
