@@ -22,6 +22,7 @@ from comfyk.jobs import (
 from sqlalchemy import Connection, Engine, bindparam, case, delete, func, select, update
 from sqlalchemy.sql import Executable
 
+from comfyk_storage.driver import SqliteDriver
 from comfyk_storage.engine import (
     READERS,
     Synchronous,
@@ -137,7 +138,7 @@ class SqlJobStore:
             _put_back(connection)
             ended = connection.scalar(select(func.max(jobs.c.history_seq))) or 0
             connection.commit()
-            writer = Writer(connection, connect, retention, place, still_there(file))
+            writer = Writer(connection, connect, retention, place, still_there(file), SqliteDriver())
         except Exception as error:
             if connection is not None:
                 connection.close()

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, CursorResult
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import Executable
 
+from comfyk_storage.driver import Driver
 from comfyk_storage.errors import BusyError, ConflictError, DisconnectedError, store_error
 from comfyk_storage.retention import Retention
 
@@ -66,6 +67,7 @@ class Writer:
         retention: Retention,
         place: str,
         check: Callable[[], None] = lambda: None,
+        driver: Driver | None = None,
     ) -> None:
         """`check` raises StoreError when what is written would be lost."""
         self._connection: Connection | None = connection
@@ -73,6 +75,7 @@ class Writer:
         self._retention = retention
         self._place = place
         self._check = check
+        self._driver = driver or Driver()
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="comfyk-storage-writer", daemon=True)
@@ -186,16 +189,15 @@ class Writer:
             self._retention.begin(connection, changes)
             history = 0
             for statement, rows, change in _runs(changes):
-                found = connection.execute(statement, rows[0] if len(rows) == 1 else rows)
                 if change.result is not None:
-                    results[id(change)] = change.result(found)
+                    results[id(change)] = change.result(connection.execute(statement, rows[0]))
                     continue
-                changed = found.rowcount
+                changed = self._driver.execute(connection, statement, rows)
                 history += changed * change.history
                 if change.unchanged is not None and changed < len(rows):
                     raise _NothingChanged
             count = self._retention.apply(connection, history)
-            connection.commit()
+            self._driver.commit(connection)
             self._retention.count = count
         except Exception as error:
             failure = error if isinstance(error, _NothingChanged) else store_error(error, self._place)
@@ -206,7 +208,7 @@ class Writer:
 
     def _roll_back(self, connection: Connection, lost: bool) -> None:
         try:
-            connection.rollback()
+            self._driver.roll_back(connection)
         except Exception:
             lost = True
         if lost:
