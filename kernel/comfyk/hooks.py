@@ -58,6 +58,10 @@ def hookspec(
     return mark if function is None else mark(function)
 
 
+class WrongResult(TypeError):
+    """A plugin's hook returned what it may not; the message says which hook, what, and what it may."""
+
+
 @dataclass
 class Spec:
     """What a hookspec says of itself."""
@@ -88,7 +92,7 @@ class Spec:
         return "Awaitable" in str(self.function.__annotations__.get("return"))
 
     def check(self, value: Any) -> Any:
-        """The value as the annotation has it. Raises TypeError when it is something else."""
+        """The value as the annotation has it. Raises WrongResult when it is something else."""
         if value is None or self._check is None:
             return value
         return self._check(value)
@@ -115,14 +119,14 @@ class Spec:
                 first = error.errors(include_url=False, include_context=False)[0]
                 where = "".join(f"[{part!r}]" for part in first["loc"])
                 shown = f"{type(first['input']).__name__} {first['input']!r:.80}"
-                raise TypeError(
+                raise WrongResult(
                     f"{self.name} returned {where or 'a value'}: {first['msg']}, not {shown}"
                 ) from None
 
         return check
 
     def _refuse(self, value: Any) -> Any:
-        raise TypeError(f"{self.name} returned {value!r:.80}; it returns nothing")
+        raise WrongResult(f"{self.name} returned {value!r:.80}; it returns nothing")
 
 
 def _whole(annotation: Any) -> Any:
@@ -296,12 +300,10 @@ class HookCalls:
                 returned = function(*arguments)
                 if inspect.iscoroutine(returned) and not spec.returns_awaitables:
                     returned.close()
-                    raise TypeError(f"{spec.name} cannot be async")
+                    raise WrongResult(f"{spec.name} cannot be async")
                 returned = spec.check(returned)
             except (Exception, SystemExit) as error:
-                if spec.lets_out(error):
-                    raise
-                self._record(plugin, spec.name, error)
+                self._failed(spec, plugin, error)
                 return None
             if returned is not None and self._results is not None:
                 self._results.append((plugin, returned))
@@ -317,12 +319,20 @@ class HookCalls:
                     returned = await returned
                 return spec.check(returned)
             except (Exception, SystemExit) as error:
-                if spec.lets_out(error):
-                    raise
-                self._record(plugin, spec.name, error)
+                self._failed(spec, plugin, error)
                 return None
 
         return guarded
+
+    def _failed(self, spec: Spec, plugin: str, error: BaseException) -> None:
+        """Record what a plugin's function raised, or let it out where its hook says so."""
+        if not spec.lets_out(error):
+            self._record(plugin, spec.name, error)
+            return
+        if isinstance(error, WrongResult):
+            self._record(plugin, spec.name, error)
+            raise WrongResult(f"plugin {plugin}: {error}") from None
+        raise error
 
     def _guard_wrapper(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if spec.raises is True:
@@ -368,7 +378,9 @@ class HookCalls:
         if spec.firstresult:
             return spec.check(result)
         if not isinstance(result, list):
-            raise TypeError(f"a wrapper of {spec.name} has to return the list of results, not {result!r:.80}")
+            raise WrongResult(
+                f"a wrapper of {spec.name} has to return the list of results, not {result!r:.80}"
+            )
         seen = {id(one) for one in given}
         return [one if id(one) in seen else spec.check(one) for one in result]
 

@@ -143,6 +143,16 @@ async def test_what_is_no_executor_is_refused_and_the_next_is_taken(tmp_path: Pa
     assert "comfyk_create_executor returned" in message and "Executor" in message
 
 
+async def test_what_is_no_job_store_ends_the_start_and_names_the_plugin(tmp_path: Path) -> None:
+    """The kernel's store forgets: to take it instead would lose jobs."""
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_open_job_store", lambda app: 5), "forgetful")
+    app = kernel_app(tmp_path, plugins)
+    with pytest.raises(TypeError, match="plugin forgetful: comfyk_open_job_store returned a value"):
+        await app.start()
+    assert list(errors(plugins)) == ["forgetful"]
+
+
 # --- what is returned ---------------------------------------------------------------------------------------------
 
 
@@ -264,7 +274,7 @@ async def test_plugins_have_hooks_for_others(tmp_path: Path) -> None:
     app = kernel_app(tmp_path, plugins)
     assert app.hook.comfyk_menu_dishes() == [["soup"]]
     assert app.hook.comfyk_menu_cook(dish="soup") is None
-    assert errors(plugins)["sloppy"][0].startswith("TypeError: comfyk_menu_dishes returned a value")
+    assert errors(plugins)["sloppy"][0].startswith("WrongResult: comfyk_menu_dishes returned a value")
     assert errors(plugins)["mistaken"] == [
         "there is no hook comfyk_menu_dish; did you mean comfyk_menu_dishes?"
     ]

@@ -120,7 +120,7 @@ def test_an_async_hook_where_none_is_awaited_is_an_error() -> None:
     plugins.register(module(comfyk_feature_flags=flags), "p")
     assert plugins.call("comfyk_feature_flags", app=None) == []
     assert errors(plugins, "p") == [
-        ("comfyk_feature_flags", "TypeError: comfyk_feature_flags cannot be async")
+        ("comfyk_feature_flags", "WrongResult: comfyk_feature_flags cannot be async")
     ]
 
 

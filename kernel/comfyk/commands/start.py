@@ -28,6 +28,7 @@ from comfyk.commands.options import (
     read_options,
 )
 from comfyk.commands.session import Session, overrides_of
+from comfyk.hooks import WrongResult
 from comfyk.jobs.store import StoreError
 from comfyk.logs import setup_logging
 from comfyk.plugins import ERRORS_FILE
@@ -154,7 +155,7 @@ def start(ctx: click.Context, words: tuple[str, ...], help_wanted: bool) -> None
             asyncio.run(quick_test(settings, session.plugins))
         elif asyncio.run(serve(settings, session.plugins)):
             _start_again()
-    except (OSError, StoreError, NothingListens) as error:
+    except (OSError, StoreError, NothingListens, WrongResult) as error:
         log.debug("the start failed", exc_info=True)
         raise click.ClickException(str(error)) from error
 
