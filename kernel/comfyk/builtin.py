@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from comfyk.events import Event, JobEnded, JobQueued
@@ -11,6 +12,7 @@ from comfyk.pack_module import load_module, unload_module
 
 if TYPE_CHECKING:
     from comfyk.app import App
+    from comfyk.doctor import Finding
     from comfyk.execution.cache import OutputCache
     from comfyk.execution.executor import ThreadExecutor
     from comfyk.jobs.memory import MemoryJobStore
@@ -72,6 +74,13 @@ def comfyk_create_cache(app: App) -> OutputCache:
 @hookimpl(trylast=True)
 def comfyk_startup(app: App) -> None:
     app.events.subscribe(_log_jobs, JobQueued, JobEnded)
+
+
+@hookimpl(trylast=True)
+def comfyk_doctor(app: App) -> Iterable[Finding]:
+    from comfyk.diagnosis import diagnose
+
+    return diagnose(app)
 
 
 def _log_jobs(event: Event) -> None:

@@ -11,6 +11,7 @@ import comfyk
 from comfyk.logs import brief_logging
 
 _COMMANDS = {
+    "doctor": "comfyk.commands.doctor:doctor",
     "plugin": "comfyk.commands.plugin:plugin",
     "run": "comfyk.commands.run:run",
     "settings": "comfyk.commands.settings:settings",

@@ -167,6 +167,8 @@ class Folders:
         self.user = user or base / "user"
         self.models = models or base / "models"
         self.kinds: dict[str, FolderKind] = {}
+        self.extra: list[tuple[Path, str, Path]] = []
+        """What `extra_model_paths.yaml` files add: the file, the kind, the folder."""
         self._listings: dict[tuple[Path, frozenset[str]], _Listing] = {}
         self._resolve: Callable[[str], Path | None] = lambda name: None
         for kind, names in _MODEL_KINDS.items():
@@ -302,6 +304,7 @@ class Folders:
                 path = Path(os.path.normpath(root / folder))
                 log.info("adding extra search path %s %s", kind, path)
                 self.add(kind, path, default=default)
+                self.extra.append((file, kind, path))
 
 
 def join_names(root: Path, filename: str) -> Path:

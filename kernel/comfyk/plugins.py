@@ -15,45 +15,19 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from comfyk import builtin, hooks, hookspecs
 from comfyk.atomic import write_file
 from comfyk.hooks import PROJECT, BoundHooks, HookCalls
+from comfyk.plugin_info import PluginError, PluginInfo, PluginState
 
 log = logging.getLogger(__name__)
-
-ERRORS_FILE = "comfyk/plugin-errors.json"
-"""In the user folder: what went wrong in plugins since the latest start of a server."""
-
-PluginState = Literal["enabled", "disabled", "failed"]
 
 KERNEL = "kernel"
 """The plugin that the kernel itself is: there in every process, called last."""
 
 _HERE = (__file__, hooks.__file__)
-
-
-@dataclass(frozen=True, slots=True)
-class PluginError:
-    """The latest error of one hook; `hook` is `import` when the plugin did not load at all."""
-
-    hook: str
-    message: str
-    traceback: str = ""
-
-
-@dataclass(slots=True)
-class PluginInfo:
-    """One plugin as `comfyk plugin list` shows it."""
-
-    name: str
-    state: PluginState
-    module: str = ""
-    distribution: str = ""
-    version: str = ""
-    hooks: list[str] = field(default_factory=list)
-    errors: list[PluginError] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -252,12 +226,3 @@ class Plugins:
             if plugin.errors
         }
         write_file(file, json.dumps(errors, indent=1))
-
-
-def load_errors(file: Path) -> dict[str, list[PluginError]]:
-    """What `save_errors` wrote; empty when there is nothing that can be read."""
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        return {name: [PluginError(**error) for error in errors] for name, errors in saved.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}

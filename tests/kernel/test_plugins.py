@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from comfyk import hookimpl
 from comfyk.app import App
-from comfyk.plugins import Plugins, load_errors
+from comfyk.plugin_info import load_errors
+from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
 
 

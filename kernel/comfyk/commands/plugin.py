@@ -12,7 +12,7 @@ import click
 
 from comfyk.commands.session import Session
 from comfyk.config_file import ConfigFile
-from comfyk.plugins import ERRORS_FILE, PluginError, PluginInfo, load_errors
+from comfyk.plugin_info import ERRORS_FILE, PluginError, PluginInfo, load_errors
 from comfyk.settings_sources import did_you_mean
 
 

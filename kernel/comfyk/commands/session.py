@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comfyk import generation
 from comfyk.commands.options import split_setting
 from comfyk.config_file import config_path
 from comfyk.plugins import Plugins
@@ -50,7 +51,11 @@ class Session:
     @cached_property
     def plugins(self) -> Plugins:
         """The installed plugins. Raises SettingsError when it cannot be told which are disabled."""
-        return Plugins.discover(disabled_plugins(self.config_file, self.overrides))
+        disabled = disabled_plugins(self.config_file, self.overrides)
+        user = generation.user_folder(self.config_file, self.overrides)
+        if user is not None:
+            generation.activate(user)  # first: plugins may be among the packages there
+        return Plugins.discover(disabled)
 
     @cached_property
     def settings(self) -> Settings:

@@ -31,7 +31,7 @@ from comfyk.commands.session import Session, overrides_of
 from comfyk.hooks import WrongResult
 from comfyk.jobs.store import StoreError
 from comfyk.logs import setup_logging
-from comfyk.plugins import ERRORS_FILE
+from comfyk.plugin_info import ERRORS_FILE
 from comfyk.settings import Settings, plugin_sections
 
 if TYPE_CHECKING:
