@@ -101,10 +101,14 @@ class RunningJobs:
 
     async def enter(self, job: Job) -> None:
         """Store a job that need not stand in line, as running if nothing keeps it from it, and run it."""
-        waiting = self._executor.prepare(job)
-        running = self.running[job.id] = Running(job, begun=waiting is None, told={})
-        if waiting is not None:
-            running.waiting = asyncio.ensure_future(waiting)
+        running = self.running[job.id] = Running(job, begun=False, told={})
+        try:
+            waiting = self._executor.prepare(job)
+        except Exception as error:  # it is asked again when the job begins, and fails it then, as any other
+            log.debug("job %s is not prepared: %r", job.id, error)
+        else:
+            running.begun = waiting is None
+            running.waiting = None if waiting is None else asyncio.ensure_future(waiting)
         job.attempts = int(running.begun)
         try:
             await self._line.enter(job, begun=running.begun)
@@ -142,7 +146,10 @@ class RunningJobs:
 
     def _interrupt(self, running: Running) -> None:
         if running.executing:
-            self._executor.interrupt(running.job.id)
+            try:
+                self._executor.interrupt(running.job.id)
+            except Exception:  # a fault of the executor: who asked can do nothing about it
+                log.exception("the executor failed to interrupt job %s, which goes on", running.job.id)
         elif running.waiting is not None:
             running.waiting.cancel()
 
@@ -206,8 +213,11 @@ class RunningJobs:
                 running.waiting = asyncio.ensure_future(waiting)
             if running.waiting is not None:
                 self.changed()
-                await asyncio.wait([running.waiting])
+                waited = running.waiting
+                await asyncio.wait([waited])
                 running.waiting = None
+                if not waited.cancelled() and (error := waited.exception()) is not None:
+                    raise error
             if running.lost:
                 raise LeaseLostError("the lease ran out while it waited")
             if running.cancelled or self.stopping:

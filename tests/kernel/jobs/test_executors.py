@@ -1,0 +1,203 @@
+"""What executors may do, and what they may do wrong: the queue goes on, and no job is lost or stuck."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyk import App, Plugins, hookimpl
+from comfyk.events import Executed, Executing, now_ms
+from comfyk.jobs import ExecutorDied, Job, JobStatus, Outcome
+from comfyk.settings import load_settings
+
+
+class Say:
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"text": ("STRING", {})}}
+
+    def run(self, text: str) -> dict[str, Any]:
+        return {"ui": {"text": [text]}}
+
+
+def prompt(text: str) -> dict[str, Any]:
+    return {"1": {"class_type": "Say", "inputs": {"text": text}}}
+
+
+class Script:
+    """An executor that does what each job's text says: `hold`, `die`, `raise`, `none`, `unprepared`, `late` ..."""
+
+    def __init__(self) -> None:
+        self.capacity = 2
+        self.held: dict[str, asyncio.Future[None]] = {}
+        self.ran: list[str] = []
+        self.changed: Callable[[], None] = lambda: None
+
+    async def start(self, capacity_changed: Callable[[], None]) -> None:
+        self.changed = capacity_changed
+
+    async def stop(self) -> None: ...
+
+    def prepare(self, job: Job) -> Any:
+        match self.text(job):
+            case "unprepared":
+                raise LookupError("not prepared")
+            case "late":
+                return self.fail()
+        return None
+
+    async def fail(self) -> None:
+        raise LookupError("what it waited for failed")
+
+    def text(self, job: Job) -> str:
+        return job.prompt["1"]["inputs"]["text"]
+
+    async def run(self, job: Job, tell: Callable[[Any], None]) -> Any:
+        text = self.text(job)
+        self.ran.append(text)
+        tell(Executing(job_id=job.id, node="1", display_node="1"))
+        if text == "hold":
+            future = self.held[job.id] = asyncio.get_running_loop().create_future()
+            await future
+            self.held.pop(job.id, None)
+            return Outcome(JobStatus.CANCELLED, now_ms(), now_ms())
+        if text == "die":
+            raise ExecutorDied("The machine is gone.")
+        if text == "raise":
+            raise LookupError("a fault")
+        if text == "none":
+            return None
+        output = {"text": [text]}
+        tell(Executed(job_id=job.id, node="1", display_node="1", output=output))
+        return Outcome(JobStatus.COMPLETED, now_ms(), now_ms(), outputs={"1": dict(output)})
+
+    def interrupt(self, job_id: str) -> None:
+        if job_id not in self.held:
+            raise LookupError("cannot interrupt")
+        if not self.held[job_id].done():
+            self.held[job_id].set_result(None)
+
+    async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
+        raise LookupError("cannot free")
+
+
+@pytest.fixture
+async def scripted(tmp_path: Path):
+    script = Script()
+
+    class Plugin:
+        @hookimpl
+        def comfyk_create_executor(self) -> Any:
+            return script
+
+        @hookimpl
+        def comfyk_node_output(self, output: dict[str, Any]) -> None:
+            output["seen"] = [True]
+
+    plugins = Plugins()
+    plugins.register(Plugin(), "script")
+    async with App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins) as app:
+        app.nodes.add(Say)
+        yield script, app
+
+
+async def submitted(app: App, text: str) -> str:
+    return (await app.jobs.submit(prompt(text))).job.id
+
+
+async def ended(app: App, job_id: str) -> Outcome:
+    return await asyncio.wait_for(app.jobs.wait(job_id), 10)
+
+
+async def held(script: Script, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(script.held) < count:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("raise", "LookupError", "a fault"),
+        ("none", "AttributeError", "The executor failed"),
+        ("unprepared", "LookupError", "not prepared"),
+        ("late", "LookupError", "what it waited for failed"),
+        ("die", "JobCrashed", "died 2 times, so it is not run again. The last time: The machine is gone."),
+    ],
+)
+async def test_a_fault_of_the_executor_fails_the_job_and_the_queue_goes_on(
+    scripted, text, kind, said
+) -> None:
+    _, app = scripted
+    told: list[str] = []
+    app.events.subscribe(lambda event: told.append(event.type))
+    first = asyncio.create_task(ended_after(app, text))
+    outcome = await asyncio.wait_for(first, 10)
+    assert outcome.status is JobStatus.FAILED and outcome.error is not None
+    assert outcome.error["exception_type"] == kind and said in outcome.error["exception_message"]
+    assert told.count("execution_error") == 1
+    good = await asyncio.wait_for(ended_after(app, "good"), 10)
+    assert good.status is JobStatus.COMPLETED and app.jobs.remaining == 0
+    assert good.messages[-1][0] == "execution_success", "the queue adds what the executor left out"
+    assert good.outputs == {"1": {"text": ["good"], "seen": [True]}}
+
+
+async def ended_after(app: App, text: str) -> Outcome:
+    """How a job ends that is submitted now; it may end before anybody can wait for it."""
+    outcomes: dict[str, Outcome] = {}
+    job_id = (await app.jobs.submit(prompt(text))).job.id
+    try:
+        outcomes[job_id] = await app.jobs.wait(job_id)
+    except KeyError:
+        detail = await app.jobs.store.get(job_id)
+        assert detail is not None and detail.outcome is not None
+        outcomes[job_id] = detail.outcome
+    return outcomes[job_id]
+
+
+async def test_capacity_changes_while_jobs_run(scripted) -> None:
+    script, app = scripted
+    ids = [await submitted(app, "hold") for _ in range(5)]
+    await held(script, 2)
+    assert [job.id for job in app.jobs.running] == ids[:2]
+    script.capacity = 4
+    script.changed()
+    await held(script, 4)
+    script.capacity = 0
+    script.changed()
+    ends = [asyncio.create_task(ended(app, job_id)) for job_id in ids[:4]]
+    await asyncio.sleep(0)
+    assert app.jobs.interrupt()
+    assert {outcome.status for outcome in await asyncio.gather(*ends)} == {JobStatus.CANCELLED}
+    assert [job.id for job in (await app.jobs.listing())[1]] == ids[4:] and len(script.ran) == 4
+    script.capacity = 1
+    script.changed()
+    await held(script, 1)
+    last = asyncio.create_task(ended(app, ids[4]))
+    await asyncio.sleep(0)
+    app.jobs.interrupt(ids[4])
+    assert (await last).status is JobStatus.CANCELLED and app.jobs.remaining == 0
+
+
+async def test_what_cannot_be_freed_or_interrupted_is_said_and_nothing_hangs(scripted) -> None:
+    script, app = scripted
+    with pytest.raises(LookupError, match="cannot free"):
+        await app.jobs.free(unload_models=True, free_memory=True)
+    job_id = await submitted(app, "hold")
+    await held(script, 1)
+    kept = script.held
+    script.held = {}
+    assert app.jobs.interrupt(job_id), "it was asked to; that it goes on is logged"
+    script.held = kept
+    end = asyncio.create_task(ended(app, job_id))
+    await asyncio.sleep(0)
+    app.jobs.interrupt(job_id)
+    assert (await end).status is JobStatus.CANCELLED
+    assert (await ended_after(app, "good")).status is JobStatus.COMPLETED
