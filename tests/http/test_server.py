@@ -303,3 +303,18 @@ async def test_what_is_no_http_is_no_error(server: Any, caplog: Any) -> None:
     assert b"400" in await reader.readline()
     writer.close()
     assert "Traceback" not in caplog.text
+
+
+async def test_what_is_no_middleware_is_its_plugins_error_and_requests_are_answered(start: Any) -> None:
+    class Sloppy:
+        @hookimpl
+        def comfyk_register_middlewares(self, app: Any) -> list[Any]:
+            return [5, lambda request: None]
+
+    server = await start(plugins=[Sloppy()])
+    status, _ = await server.get("/queue")
+    assert status == 200
+    errors = [error for info in server.app.plugins.infos() for error in info.errors]
+    assert [(error.hook, "no middleware" in error.message) for error in errors] == [
+        ("comfyk_register_middlewares", True)
+    ]

@@ -7,7 +7,7 @@ import errno
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from aiohttp import WSCloseCode, web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -131,8 +131,7 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
         middlewares.append(authentication(settings, Tokens(app.folders.user)))
     if settings.compress:
         middlewares.append(compress)
-    for added in app.hook.comfyk_register_middlewares():
-        middlewares.extend(added)
+    middlewares.extend(_middlewares_of_plugins(app))
     application = web.Application(middlewares=middlewares, client_max_size=settings.max_upload_size)
     application[APP] = app
     application[SETTINGS] = settings
@@ -149,6 +148,20 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
     add_routes(app, application.router, routes)
     application[ROUTES] = routes
     return application
+
+
+def _middlewares_of_plugins(app: App) -> Iterator[Middleware]:
+    """Those that aiohttp can call; one that it cannot would fail every request, so it is its plugin's error."""
+    hook = "comfyk_register_middlewares"
+    for plugin, added in app.hook.each(hook):
+        for middleware in added:
+            if getattr(middleware, "__middleware_version__", None) == 1:
+                yield middleware
+            else:
+                error = TypeError(
+                    f"{middleware!r:.80} is no middleware; mark it with @aiohttp.web.middleware"
+                )
+                app.plugins.record(plugin, hook, error)
 
 
 async def _say_goodbye(application: web.Application) -> None:
