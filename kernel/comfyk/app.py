@@ -61,6 +61,7 @@ class App:
         self.restarting = False
         """Whether the server starts again once it has stopped."""
         self._stop_asked = asyncio.Event()
+        self._asked_to_stop = False
         self._registered = False
         self._started = AsyncExitStack()
         self._databases = AsyncExitStack()
@@ -153,10 +154,11 @@ class App:
         """Have the server stop soon, in good order, and with `restart` start again at once; from any thread.
 
         Running jobs are interrupted and run again after the next start. On POSIX a restart keeps the process id.
-        `reason` is for the log.
+        Of a stop and a restart the stop counts. `reason` is for the log.
         """
         log.info("%s%s", "restarting" if restart else "stopping", f": {reason}" if reason else "")
-        self.restarting = restart
+        self.restarting = restart and (self.restarting or not self._asked_to_stop)
+        self._asked_to_stop = True
         self.events.call(self._stop_asked.set)
 
     async def wait_for_stop(self) -> None:
