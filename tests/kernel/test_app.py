@@ -18,7 +18,7 @@ def make_app(base: Path) -> App:
     return App(load_settings(plugins, overrides={"folders.base": base}), plugins)
 
 
-@pytest.mark.parametrize("asked", itertools.product([True, False], repeat=3))
+@pytest.mark.parametrize("asked", list(itertools.product([True, False], repeat=3)))
 async def test_of_stops_and_restarts_the_stop_counts(tmp_path: Path, asked: tuple[bool, ...]) -> None:
     async with make_app(tmp_path) as app:
         for restart in asked:
