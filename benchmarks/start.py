@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.client import connected
 from benchmarks.figures import Figure
-from benchmarks.packs import CHEAP, chain
+from benchmarks.packs import CHEAP, PICTURE
 from benchmarks.server import serving
 
 
@@ -18,7 +18,7 @@ async def measure(runs: int) -> list[Figure]:
             seconds.append(await server.answers())
             cold.append(server.memory_mb())
             async with connected(server) as client:
-                await client.run(chain(3, 0))  # a job waits for the import of torch
+                await client.run(PICTURE)  # such a job waits for the import of torch
                 warm.append(server.memory_mb())
     return [
         Figure("start", "start until GET /system_stats answers", "s", seconds[1:]),
