@@ -58,6 +58,8 @@ class ConfigFile:
         )
         if value is not None:
             wanted[name] = value
+        elif wanted == before:
+            return self
         try:
             document = tomlkit.parse(self.text)
             table: Any = document.setdefault(section, tomlkit.table())

@@ -13,6 +13,7 @@ that had another key says so by `Formerly("server.port")`, so that old files and
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -255,6 +256,10 @@ class LogSettings(_KernelSection):
 S = TypeVar("S", bound=BaseModel)
 
 
+_changing = threading.Lock()
+"""A change reads the file, and writes it as a whole: of two at once one would be lost."""
+
+
 class Settings(BaseSettings):
     """All settings. The kernel's sections are attributes; `section` finds those of plugins too."""
 
@@ -297,10 +302,16 @@ class Settings(BaseSettings):
         """Give `section.field` another value, at once and in the configuration file; None: its default again.
 
         The file keeps its comments and its layout. Who looks at the setting when it counts sees the new value, who
-        looked at the start does not. Raises SettingsError for a key that there is not, a value that is not allowed,
-        and where an option or a variable sets the key, since that would win at the next start; OSError when the file
-        cannot be written. Then nothing was changed.
+        looked at the start does not. From any thread; it waits for the disk. Raises SettingsError for a key that there
+        is not, a value that is not allowed, and where an option or a variable sets the key, since that would win at the
+        next start; OSError when the file cannot be written. Then nothing was changed.
         """
+        with _changing:
+            self._change(key, value)
+        for listener in tuple(self._listeners):
+            listener(key)
+
+    def _change(self, key: str, value: Any) -> None:
         section, _, name = key.partition(".")
         model = self._model_of(section, name)
         layers = self._layers
@@ -318,14 +329,13 @@ class Settings(BaseSettings):
             new = model.model_validate(changed.merged(section))
         except ValidationError as error:
             raise SettingsError(changed.explain(error, section)) from error
-        changed.file.write()
+        if changed.file.text != file.text:
+            changed.file.write()
         changed.file.edited = None
         self._layers = changed
         current = getattr(self, section)
         for field in model.model_fields:  # in place: others hold the section
             setattr(current, field, getattr(new, field))
-        for listener in tuple(self._listeners):
-            listener(key)
 
     def listen(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with each key that is changed."""

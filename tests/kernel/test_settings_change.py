@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,25 @@ async def test_a_change_is_told(plugins, file, tmp_path):
         app.settings.change("hello.times", 2)
         app.events.deliver()
     assert [event.key for event in told] == ["hello.times"]  # type: ignore[attr-defined]
+
+
+def test_changes_from_many_threads_are_all_kept(plugins, file) -> None:
+    settings = load(plugins, file)
+    changes: dict[str, Any] = {"hello.greeting": "Ahoy", "hello.times": 2, "hello.words": ["three"]}
+    changes |= {"jobs.max_attempts": 5, "nodes.whitelist": ["a"], "logging.stdout": True}
+    threads = [threading.Thread(target=settings.change, args=change) for change in changes.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one in (settings, load(plugins, file)):
+        assert {key: getattr(one.section(key.split(".")[0]), key.split(".")[1]) for key in changes} == changes
+
+
+def test_what_is_not_in_the_file_is_taken_out_without_a_trace(plugins, file, tmp_path) -> None:
+    before = file.read_text()
+    load(plugins, file).change("execution.cache_lru", None)
+    load(plugins, file).change("hello.loud", None)
+    assert file.read_text() == before
+    load(plugins, tmp_path / "none.toml").change("hello.loud", None)
+    assert not (tmp_path / "none.toml").exists()
