@@ -72,10 +72,12 @@ def activate(user: Path) -> None:
 def _add(folder: str, own: list[str]) -> None:
     import site
 
-    site.addsitedir(folder)
-    sys.path[:] = own + [
-        path for path in sys.path if path not in own
-    ]  # a .pth file may put something in front
+    finders = list(sys.meta_path)
+    try:
+        site.addsitedir(folder)
+    finally:  # a .pth file may put something in front
+        sys.path[:] = own + [path for path in sys.path if path not in own]
+        sys.meta_path[:] = finders + [finder for finder in sys.meta_path if finder not in finders]
 
 
 def current_site(user: Path) -> Path | None:

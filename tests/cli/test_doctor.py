@@ -88,7 +88,13 @@ def test_packages_of_a_generation_are_there_and_come_last(comfyk, tmp_path: Path
     (site / "library" / "more.py").write_text("")
     (site / "click").mkdir()  # one of comfyk's own: it may not win
     (site / "click" / "__init__.py").write_text("raise ImportError('shadowed')\n")
-    assert plugins_of(comfyk)["extra"] == "enabled"
+    (site / "grab.pth").write_text("import grabber\n")
+    (site / "grabber.py").write_text(
+        "import sys\nclass Grabber:\n    def find_spec(self, name, *rest):\n"
+        "        if name == 'comfyk_http': raise ImportError('grabbed')\nsys.meta_path.insert(0, Grabber())\n"
+    )
+    states = plugins_of(comfyk)
+    assert (states["extra"], states["http"]) == ("enabled", "enabled")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert "extra" not in plugins_of(comfyk, "--base-directory", str(elsewhere))
