@@ -112,13 +112,13 @@ class App:
             if self.hook.implements("comfyk_event"):
                 started.callback(self.events.subscribe(self._tell_plugins))
             started.push_async_callback(self.hook.comfyk_shutdown)
+            started.callback(self.packs.run_alone)  # once no job runs any more
             started.push_async_callback(self.jobs.stop)
             # Stopped first: tasks wait for jobs, and use what plugins started.
             started.push_async_callback(self.tasks.stop)
             await self.tasks.open()
             await self.hook.comfyk_startup()
             await self.jobs.start()
-            started.callback(self.packs.run_alone)
             self.packs.run_between(self.jobs.between_jobs, self._forget_results)
             self._started = started.pop_all()
 

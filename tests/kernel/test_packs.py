@@ -502,3 +502,45 @@ def test_a_registry_is_read_while_other_threads_change_it() -> None:
         stop.set()
     for changing in changes:
         changing.result()
+
+
+STUBBORN = """
+import time
+class Node:
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+    CATEGORY = "test"
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+    def run(self):
+        import sys
+        from comfyk import check_interrupted, current_app
+        app = current_app()
+        app.seen = []
+        while len(app.seen) < 50:
+            app.seen.append(__name__ in sys.modules)
+            time.sleep(0.01)
+        check_interrupted()
+        return ()
+NODE_CLASS_MAPPINGS = {"Stubborn": Node}
+"""
+
+
+async def test_nothing_is_unloaded_under_a_job_that_the_stopping_server_interrupts(tmp_path: Path) -> None:
+    pack(tmp_path, "stubborn", STUBBORN)
+    app: Any = make_app(tmp_path)
+    await app.start()
+    await app.jobs.submit({"1": {"class_type": "Stubborn", "inputs": {}}})
+    await until(lambda: getattr(app, "seen", None))
+    early = asyncio.create_task(app.packs.unload("stubborn"))
+    await asyncio.sleep(0.05)
+    stopping = asyncio.create_task(app.stop())
+    await asyncio.sleep(0.05)
+    late = asyncio.create_task(app.packs.unload("stubborn"))
+    async with asyncio.timeout(10):
+        await stopping
+        ended = await asyncio.gather(early, late, return_exceptions=True)
+    assert all(isinstance(one, asyncio.CancelledError) for one in ended)  # nobody waits for ever
+    assert len(app.seen) == 50 and all(app.seen)

@@ -73,6 +73,8 @@ class JobQueue:
         self._workers: list[asyncio.Task[None]] = []
         self._free_requests: list[tuple[bool, bool, asyncio.Future[dict[str, Any]]]] = []
         self._between: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
+        self._resting: set[asyncio.Future[Any]] = set()
+        """What those wait for who called `between_jobs`, also while it is done."""
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -102,6 +104,8 @@ class JobQueue:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._endings.cancel()
+        for future in [*(future for _, _, future in self._free_requests), *self._resting]:
+            future.cancel()  # nobody is left who would do what they wait for
 
     # --- what is in it --------------------------------------------------------------------------------------------
 
@@ -260,11 +264,18 @@ class JobQueue:
         return await future
 
     async def between_jobs(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Await something while no job runs here; none is started before it is done. Returns its result."""
+        """Await something while no job runs here; none is started before it is done. Returns its result.
+
+        It is cancelled when the queue stops before.
+        """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._between.append((work, future))
+        self._resting.add(future)
         self._wake.set()
-        return await future
+        try:
+            return await future
+        finally:
+            self._resting.discard(future)
 
     # --- work ---------------------------------------------------------------------------------------------------
 
