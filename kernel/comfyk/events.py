@@ -392,7 +392,10 @@ class EventBus:
         while self._waiting:
             event = self._waiting.popleft()
             if not isinstance(event, Event):
-                event()
+                try:
+                    event()
+                except Exception:
+                    log.exception("a function failed that was to be called on the loop")
                 continue
             for listener, types in tuple(self._listeners):
                 if not isinstance(event, types):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from types import SimpleNamespace
@@ -147,6 +148,10 @@ Record = Callable[[str, str, BaseException], None]
 """Keeps a plugin's error: the plugin's name, the hook's, and what was raised."""
 
 
+_given: ContextVar[list[tuple[str, Any]] | None] = ContextVar("comfyk_hook_results", default=None)
+"""While `call_each` runs: which plugin returned what."""
+
+
 class _Guarded:
     """A plugin as pluggy sees it: its functions, guarded."""
 
@@ -158,8 +163,6 @@ class HookCalls:
         self.specs: dict[str, Spec] = {}
         self._record = record
         self._manager = pluggy.PluginManager(PROJECT)
-        self._results: list[tuple[str, Any]] | None = None
-        """While `call_each` runs: which plugin returned what."""
 
     # --- what there is ----------------------------------------------------------------------------------------
 
@@ -178,8 +181,8 @@ class HookCalls:
             if name in self.specs:
                 raise ValueError(f"there is a hook {name} already")
         for spec in found.values():
-            if spec.is_async and spec.firstresult and spec.reverse:
-                raise ValueError(f"{spec.name}: the first result of a call in reverse order is ambiguous")
+            if spec.reverse and not spec.is_async:
+                raise ValueError(f"{spec.name}: only async hooks are called in reverse order")
         self.specs.update(found)
         self._manager.add_hookspecs(namespace)
 
@@ -218,21 +221,19 @@ class HookCalls:
         spec = self.specs[hook]
         if spec.is_async:
             raise TypeError(f"{hook} is an async hook: await call_async")
-        results = getattr(self._manager.hook, hook)(**arguments)
-        if spec.reverse and not spec.firstresult:
-            results.reverse()
-        return results
+        return getattr(self._manager.hook, hook)(**arguments)
 
     def call_each(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """Like `call`, with the name of the plugin that each result is from.
 
         What a wrapper made itself comes with the name of the first wrapper.
         """
-        self._results = given = []
+        given: list[tuple[str, Any]] = []
+        token = _given.set(given)
         try:
             results = self.call(hook, **arguments)
         finally:
-            self._results = None
+            _given.reset(token)
         wrappers = [
             impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls() if impl.wrapper
         ]
@@ -245,7 +246,7 @@ class HookCalls:
         implementations: list[pluggy.HookImpl] = getattr(self._manager.hook, hook).get_hookimpls()
         wrappers: list[Generator[None, Any, Any]] = []
         results: list[Any] = []
-        outcome: Any = None
+        failure: BaseException | None = None
         try:
             for impl in _in_order(implementations, spec.reverse):
                 returned: Any = impl.function(*[arguments[name] for name in impl.argnames])
@@ -260,18 +261,23 @@ class HookCalls:
                     if spec.firstresult:
                         break
         except BaseException as error:
-            for wrapper in reversed(wrappers):
-                try:
-                    wrapper.throw(error)
-                except StopIteration:
-                    pass  # it swallowed the error, which is not its to swallow
-            raise
-        outcome = (results[0] if results else None) if spec.firstresult else results
-        for wrapper in reversed(wrappers):
+            failure = error
+        outcome: Any = (results[0] if results else None) if spec.firstresult else results
+        for wrapper in reversed(wrappers):  # as pluggy does: each sees what the one inside of it made of it
             try:
-                wrapper.send(outcome)
+                if failure is None:
+                    wrapper.send(outcome)
+                else:
+                    wrapper.throw(failure)
             except StopIteration as end:
-                outcome = end.value
+                outcome, failure = end.value, None
+            except BaseException as error:
+                failure = error
+            else:
+                wrapper.close()
+                failure = RuntimeError(f"a wrapper of {hook} has to yield once")
+        if failure is not None:
+            raise failure
         return outcome
 
     def call_extra(self, hook: str, function: Callable[[], Any], **arguments: Any) -> Any:
@@ -305,8 +311,8 @@ class HookCalls:
             except (Exception, SystemExit) as error:
                 self._failed(spec, plugin, error)
                 return None
-            if returned is not None and self._results is not None:
-                self._results.append((plugin, returned))
+            if returned is not None and (given := _given.get()) is not None:
+                given.append((plugin, returned))
             return returned
 
         return guarded
@@ -351,7 +357,7 @@ class HookCalls:
                 self._record(plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once"))
                 wrapper = None
             except (Exception, SystemExit) as error:
-                self._record(plugin, spec.name, error)
+                self._failed(spec, plugin, error)
                 wrapper = None
             result = yield
             if wrapper is None:
@@ -364,7 +370,7 @@ class HookCalls:
                 except TypeError as error:
                     self._record(plugin, spec.name, error)
             except (Exception, SystemExit) as error:
-                self._record(plugin, spec.name, error)
+                self._failed(spec, plugin, error)
             else:
                 wrapper.close()
                 self._record(plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once"))

@@ -98,7 +98,9 @@ def traceback_of(error: BaseException) -> str:
 def _module_name(path: Path) -> str:
     # Whole paths, so that packs of one name in two apps are two modules. A dot would make it look like a
     # module of a package.
-    return str(path.absolute().with_suffix("") if path.is_file() else path.absolute()).replace(".", "_x_")
+    return str(path.absolute().with_suffix("") if path.suffix == ".py" else path.absolute()).replace(
+        ".", "_x_"
+    )
 
 
 def _execute(name: str, file: Path, *, keep: bool = False) -> ModuleType:

@@ -124,7 +124,8 @@ class Task:
 
     def report(self, value: float, total: float = 0, message: str = "") -> None:
         """Say how far it is: `value` of `total`, and what it does. From any thread, as often as you like."""
-        self.value, self.total, self.message, self.updated_at = value, total, message, now_ms()
+        self.value, self.total = float(value), float(total)
+        self.message, self.updated_at = str(message), now_ms()
         if self._tell is not None:
             self._tell(self)
 

@@ -250,6 +250,43 @@ async def test_a_prompt_is_refused_whole_by_its_own_error_and_no_other(tmp_path:
     assert errors(plugins) == {"p": ["LookupError: no such user"]}
 
 
+async def test_wrappers_of_an_async_hook_see_what_the_inner_ones_made_of_an_error(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def fails() -> list[str]:
+        raise LookupError("no port")
+
+    def wrapper(name: str) -> Callable[..., Any]:
+        def surround() -> Any:
+            try:
+                return (yield)
+            except LookupError as error:
+                seen.append(f"{name}: {error}")
+                raise LookupError(f"{name} says so") from error
+
+        return surround
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_serve", fails), "a")
+    plugins.register(plugin("comfyk_serve", wrapper("inner"), wrapper=True), "inner")
+    plugins.register(plugin("comfyk_serve", wrapper("outer"), wrapper=True), "outer")
+    with pytest.raises(LookupError, match="outer says so"):
+        await kernel_app(tmp_path, plugins).serve()
+    assert seen == ["inner: no port", "outer: inner says so"]
+
+
+async def test_a_wrapper_refuses_a_prompt_too(tmp_path: Path) -> None:
+    def refuse() -> Any:
+        yield
+        raise PromptError({"type": "closed", "message": "Closed", "details": "", "extra_info": {}})
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_validate_prompt", refuse, wrapper=True), "w")
+    app = kernel_app(tmp_path, plugins)
+    with pytest.raises(PromptError, match="Closed"):
+        await app.hook.comfyk_validate_prompt(prompt={}, user="", client_id=None, extra_data={})
+
+
 # --- hooks that plugins add ---------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from comfyk.events import Event, EventBus
 from comfyk.execution.cache import OutputCache
+from comfyk.execution.exits import without_exits
 from comfyk.execution.objects import NodeObjects
 from comfyk.execution.run import JobRun
 from comfyk.hooks import BoundHooks
@@ -63,9 +64,10 @@ class ThreadExecutor:
     async def stop(self) -> None:
         """End the thread. A node that does not return in time is left behind; the process may end anyway."""
         if not self._thread.is_alive():
+            self._loop.close()
             return
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5)
+        await asyncio.to_thread(self._thread.join, 5)
         if self._thread.is_alive():
             log.warning("a node is still running and does not stop; leaving it behind")
         else:
@@ -143,7 +145,7 @@ class ThreadExecutor:
 
 
 async def _all_of(waiting: list[Awaitable[Any]]) -> None:
-    for result in await asyncio.gather(*waiting, return_exceptions=True):
+    for result in await asyncio.gather(*map(without_exits, waiting), return_exceptions=True):
         if isinstance(result, Exception):
             log.error("what a job waited for failed; it starts all the same", exc_info=result)
 

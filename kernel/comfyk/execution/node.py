@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfyk import context
 from comfyk.execution.cache import CacheEntry
+from comfyk.execution.exits import without_exits
 from comfyk.execution.mapping import calls, find_blocker, merge, merge_ui
 from comfyk.graph.signature import Uncacheable
 from comfyk.io import ExecutionBlocker
@@ -189,7 +190,7 @@ class NodeRunner:
 
     def _task(self, awaitable: Awaitable[Any]) -> asyncio.Future[Any]:
         """Let an async call go on, in the context it was made in, until it ends or the job is interrupted."""
-        task = asyncio.ensure_future(awaitable)
+        task = asyncio.ensure_future(without_exits(awaitable))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

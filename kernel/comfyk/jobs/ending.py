@@ -96,7 +96,11 @@ class Endings:
         return future
 
     def expect_no_more(self, job_id: str, future: asyncio.Future[Outcome]) -> None:
-        self._awaiting[job_id].remove(future)
+        futures = self._awaiting.get(job_id, [])
+        if future in futures:
+            futures.remove(future)
+        if not futures:
+            self._awaiting.pop(job_id, None)
 
     def tell_clients(self, job: Job, outcome: Outcome, tell_number: Callable[[], None]) -> None:
         """What clients hear of a job that has run: how it ended, how many are left, and that it is over."""

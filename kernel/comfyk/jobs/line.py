@@ -91,13 +91,12 @@ class OwnLine:
     async def remove(self, ids: Collection[str] | None, user: str | None) -> list[Job]:
         wanted = self._waiting.ids() if ids is None else dict.fromkeys(ids)
         jobs = [job for one in wanted if (job := self._waiting.get(one)) and user in (None, job.user)]
-        for job in jobs:
-            self._waiting.remove(job.id)
+        keys = [self._waiting.remove(job.id) for job in jobs]
         try:
             await self._store.remove([job.id for job in jobs])
         except StoreError:
-            for job in jobs:
-                self._waiting.push(job)
+            for key, job in zip(keys, jobs, strict=True):
+                self._waiting.put_back(key, job)
             raise
         return jobs
 

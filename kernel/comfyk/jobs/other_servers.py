@@ -45,6 +45,9 @@ class OtherServers:
                     for running in self._jobs.running.values():
                         self._jobs.lose(running)
                 continue
+            except Exception:  # a fault of the store: trying again is all that helps
+                log.exception("the leases on the running jobs could not be renewed")
+                continue
             try:
                 await self._learn_what_ended()
                 before = self._line.length
@@ -53,6 +56,8 @@ class OtherServers:
                     self._jobs.changed()
             except StoreError as error:
                 log.error("what other servers did could not be read: %s", error)
+            except Exception:  # the leases must be renewed whatever is wrong
+                log.exception("what other servers did could not be read")
 
     async def _renew(self) -> None:
         asked = [running for running in self._jobs.all() if not running.lost]

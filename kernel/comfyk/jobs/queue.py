@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyk.events import EventBus, HistoryDeleted, JobQueued, now_ms
-from comfyk.graph.validation import check_shape, validate_prompt
+from comfyk.graph.validation import PromptError, check_shape, validate_prompt
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings
 from comfyk.jobs.executor import Executor
@@ -28,6 +28,9 @@ from comfyk.nodes.links import Prompt
 from comfyk.nodes.registry import NodeRegistry
 
 log = logging.getLogger(__name__)
+
+_FARTHEST = 1e15
+"""The largest `number` of a job."""
 
 
 @dataclass(slots=True)
@@ -70,6 +73,7 @@ class JobQueue:
             store, self._line, executor, events, hook, self._endings, max_attempts, self._room_made
         )
         self._next_number = 0
+        self._started = False
         self._workers: list[asyncio.Task[None]] = []
         self._free_requests: list[tuple[bool, bool, asyncio.Future[dict[str, Any]]]] = []
         self._between: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
@@ -92,6 +96,7 @@ class JobQueue:
                 loop.call_soon_threadsafe(self._wake.set)
 
         await self._executor.start(capacity_changed)
+        self._started = True
         self._workers.append(asyncio.create_task(self._work(), name="comfyk-queue"))
         if self._shared is not None:
             others = OtherServers(self._shared, self._line, self._jobs, self._endings)
@@ -137,7 +142,11 @@ class JobQueue:
         """How a job of the queue ends. Raises KeyError when it is not in the queue."""
         future = self._endings.expect(job_id)
         if not self._jobs.has(job_id):
-            running, pending = await self.listing()
+            try:
+                running, pending = await self.listing()
+            except StoreError:
+                self._endings.expect_no_more(job_id, future)
+                raise
             known = job_id in self._jobs.elsewhere or any(job.id == job_id for job in (*running, *pending))
             if not known and not future.done():
                 self._endings.expect_no_more(job_id, future)
@@ -164,6 +173,7 @@ class JobQueue:
         output nodes to execute, by default all. Raises PromptError when the prompt is refused, DuplicateJobError
         when the id is taken, and StoreError when it cannot be stored.
         """
+        _check_number(number)
         created = now_ms()
         extra_data = {**(extra_data or {}), "create_time": created}
         prompt = check_shape(prompt)
@@ -220,7 +230,11 @@ class JobQueue:
 
     async def delete(self, ids: Collection[str] | None, user: str | None = None) -> list[str]:
         """Take waiting jobs out, all of them for None; returns the ids of those that were."""
-        jobs = await self._line.remove(ids, user)
+        try:
+            jobs = await self._line.remove(ids, user)
+        except StoreError:
+            self._wake.set()  # they wait as before; there may be room by now
+            raise
         for job in jobs:
             await self._jobs.end_waiting(job)
         if jobs:
@@ -233,6 +247,7 @@ class JobQueue:
 
     async def move(self, job_id: str, *, number: float | None = None, front: bool = False) -> bool:
         """Give a waiting job another place. Returns False when it does not wait (any more)."""
+        _check_number(number)
         moved = await self._line.move(job_id, number=number, front=front)
         if moved:
             self._jobs.changed()
@@ -287,18 +302,18 @@ class JobQueue:
     @property
     def _room(self) -> int:
         """How many jobs may be started now."""
-        if self.paused or self._jobs.stopping or self._free_requests or self._between:
+        if not self._started or self.paused or self._jobs.stopping or self._free_requests or self._between:
             return 0
         return self._executor.capacity - len(self._jobs.running)
 
     async def _work(self) -> None:
         """Start jobs while there is room for them."""
         while True:
-            self._wake.clear()
-            if (self._free_requests or self._between) and not len(self._jobs):
-                await self._rest()
-                continue
             try:
+                self._wake.clear()
+                if (self._free_requests or self._between) and not len(self._jobs):
+                    await self._rest()
+                    continue
                 while self._room > 0 and (job := await self._line.take()) is not None:
                     # The numbers that servers give go on from each other's.
                     self._next_number = max(self._next_number, int(abs(job.number)) + 1)
@@ -306,6 +321,10 @@ class JobQueue:
             except StoreError as error:
                 log.error("no job could be taken from the store, trying again in %.1f s: %s", POLL_S, error)
                 await self._woken(POLL_S)
+                continue
+            except Exception:  # a fault of the executor or the store: the queue must go on
+                log.exception("the queue failed to start jobs, trying again in %.1f s", POLL_S)
+                await asyncio.sleep(POLL_S)
                 continue
             await self._woken(POLL_S if self._shared is not None else None)
 
@@ -325,25 +344,46 @@ class JobQueue:
 
     async def _rest(self) -> None:
         """Do what has to be done while no job runs."""
-        requests, self._free_requests = self._free_requests, []
-        if requests:
-            freed = self._executor.free(
-                unload_models=any(unload for unload, _, _ in requests),
-                free_memory=any(free for _, free, _ in requests),
-            )
-            await _hand_over(freed, [future for _, _, future in requests])
+        if requests := list(self._free_requests):
+            unload = any(unload for unload, _, _ in requests)
+            free = any(free for _, free, _ in requests)
+            try:
+                await _hand_over(
+                    lambda: self._executor.free(unload_models=unload, free_memory=free),
+                    [future for _, _, future in requests],
+                )
+            finally:  # not before: no job is started meanwhile
+                del self._free_requests[: len(requests)]
         while self._between:
             work, done = self._between[0]
             try:
-                await _hand_over(work(), [done])
+                await _hand_over(work, [done])
             finally:
                 del self._between[0]
 
 
-async def _hand_over(work: Awaitable[Any], futures: list[asyncio.Future[Any]]) -> None:
-    """Await something for others, who get its result or its exception."""
+def _check_number(number: float | None) -> None:
+    """Raises PromptError for what cannot be a job's place: databases keep it as a float, and count on from it."""
+    if number is not None and not abs(number) <= _FARTHEST:
+        details = f"expected a number up to {_FARTHEST:g}, got {number}"
+        raise PromptError(
+            {
+                "type": "invalid_number",
+                "message": "No such place in the queue",
+                "details": details,
+                "extra_info": {},
+            }
+        )
+
+
+async def _hand_over(work: Callable[[], Awaitable[Any]], futures: list[asyncio.Future[Any]]) -> None:
+    """Await something for others, who get its result or its exception, or are cancelled with it."""
     try:
-        result = await work
+        result = await work()
+    except asyncio.CancelledError:
+        for future in futures:
+            future.cancel()
+        raise
     except Exception as error:
         for future in futures:
             if not future.done():

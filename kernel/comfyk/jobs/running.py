@@ -17,7 +17,14 @@ from comfyk.jobs.ending import Endings, crashed, ending_of, failure
 from comfyk.jobs.executor import Executor, ExecutorDied
 from comfyk.jobs.line import Line
 from comfyk.jobs.model import Job, JobStatus, Outcome
-from comfyk.jobs.store import JobStore, LeaseLostError, SharedJobStore, StoreError, UnknownJobError
+from comfyk.jobs.store import (
+    DuplicateJobError,
+    JobStore,
+    LeaseLostError,
+    SharedJobStore,
+    StoreError,
+    UnknownJobError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +108,8 @@ class RunningJobs:
 
     async def enter(self, job: Job) -> None:
         """Store a job that need not stand in line, as running if nothing keeps it from it, and run it."""
+        if self.has(job.id):
+            raise DuplicateJobError(f"There is a job with the id {job.id} already; choose another id.")
         running = self.running[job.id] = Running(job, begun=False, told={})
         try:
             waiting = self._executor.prepare(job)
@@ -114,6 +123,8 @@ class RunningJobs:
             await self._line.enter(job, begun=running.begun)
         except BaseException:
             del self.running[job.id]
+            if running.waiting is not None:
+                running.waiting.cancel()
             self._room_made()
             raise
         self._set_off(running)
@@ -192,7 +203,10 @@ class RunningJobs:
         except _NotBegun:
             outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
         except ExecutorDied as error:
-            await self._again(running, error)
+            if running.lost:
+                self._drop(running)
+            elif not self.stopping:  # else `stop` puts it back, and no attempt counts
+                await self._again(running, error)
             return
         except LeaseLostError as error:
             self._drop(running, error)
@@ -236,9 +250,14 @@ class RunningJobs:
         finally:
             running.executing = False
             running.showing = None
+        if not isinstance(outcome, Outcome) or not isinstance(outcome.status, JobStatus):
+            raise TypeError(f"it returned {outcome!r:.80}, which is no Outcome with a JobStatus")
+        if not outcome.status.finished:
+            raise ValueError(f"it returned an outcome that is {outcome.status}, which is no end")
         for node_id in outcome.outputs:
             if node_id in running.told:
                 outcome.outputs[node_id] = running.told[node_id]
+        ending_of(running.job, outcome)  # it is stored with the message that says how it ended
         return outcome
 
     def _teller(self, running: Running) -> Callable[[Event], None]:
@@ -252,6 +271,7 @@ class RunningJobs:
                 if isinstance(event, Executing):
                     running.showing = event.display_node
                 elif self._watches_outputs and isinstance(event, Executed) and event.output is not None:
+                    event.output = _copy(event.output)  # what is cached stays as it is
                     self._hook.comfyk_node_output(job=job, node_id=event.node, output=event.output)
                     running.told[event.node] = event.output
             emit(event)
@@ -264,11 +284,19 @@ class RunningJobs:
         self.running.pop(job.id, None)
         self.ending[job.id] = running
         self._room_made()
-        ending_of(job, outcome)  # the outcome is stored with the message that says how it ended
+        ending_of(job, outcome)
         try:
             if self._watches_ends:
                 await self._hook.comfyk_job_finished(job=job, outcome=outcome)
-            await self._durably(lambda: self._store.finish(job, outcome))
+            try:
+                await self._durably(lambda: self._store.finish(job, outcome))
+            except StoreError:
+                raise
+            except Exception as error:  # what it made cannot be written: it ends all the same
+                log.exception("the outcome of job %s cannot be stored", job.id)
+                message = f"What the job made cannot be stored: {error}"
+                outcome = failure(job, message, type(error).__name__, now_ms())
+                await self._durably(lambda: self._store.finish(job, outcome))
         except LeaseLostError as error:
             self._drop(running, error)
             return
@@ -297,7 +325,8 @@ class RunningJobs:
             except LeaseLostError as lost:
                 self._drop(running, lost)
                 return
-            self.running.pop(job.id, None)
+            if self.running.get(job.id) is running:
+                del self.running[job.id]
             if self._shared:
                 self.elsewhere[job.id] = job
             self._room_made()
@@ -351,6 +380,14 @@ class RunningJobs:
         if self._watches_ends:
             await self._hook.comfyk_job_finished(job=job, outcome=outcome)
         self._endings.tell(job, outcome)
+
+
+def _copy(output: dict[str, Any]) -> dict[str, Any]:
+    """What a node shows, so far as plugins add to it: the lists, and the entries in them."""
+    return {
+        name: [dict(item) if type(item) is dict else item for item in items] if type(items) is list else items
+        for name, items in output.items()
+    }
 
 
 class _NotBegun(Exception):

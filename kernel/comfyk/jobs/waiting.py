@@ -58,11 +58,16 @@ class WaitingJobs:
                 return self._jobs.pop(key[2])[1]
         return None
 
-    def remove(self, job_id: str) -> None:
-        """Take one out. Raises KeyError when it does not wait."""
-        del self._jobs[job_id]
+    def remove(self, job_id: str) -> _Key:
+        """Take one out; returns its place, for `put_back`. Raises KeyError when it does not wait."""
+        return self._jobs.pop(job_id)[0]
+
+    def put_back(self, key: _Key, job: Job) -> None:
+        """Give a job that was taken out the place that it had."""
+        self._jobs[job.id] = (key, job)
+        heapq.heappush(self._heap, key)
 
     def place_beyond(self, job: Job, *, front: bool) -> float:
         """The number that puts a job before, or behind, all others."""
-        others = [key[0] for key, other in self._jobs.values() if other is not job]
+        others = [other.number for _, other in self._jobs.values() if other is not job]
         return min(others, default=0) - 1 if front else max(others, default=0) + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from sqlalchemy.sql import Executable
 from comfyk_storage.driver import Driver
 from comfyk_storage.errors import BusyError, ConflictError, DisconnectedError, store_error
 from comfyk_storage.retention import Retention
+
+log = logging.getLogger(__name__)
 
 BATCH = 1000
 """Changes in one transaction, at most."""
@@ -119,7 +122,14 @@ class Writer:
                     last = True
                     break
                 batch.append(waiting)
-            self._answer(batch, self._write(batch))
+            try:
+                results = self._write(batch)
+            except (
+                Exception
+            ) as error:  # a fault of ours: the callers must hear, and the next batch be written
+                log.exception("the writer failed")
+                results = [StoreError(f"{self._place}: nothing was written: {error!r}")] * len(batch)
+            self._answer(batch, results)
 
     def _answer(self, batch: list[_Waiting], results: list[Any]) -> None:
         def resolve() -> None:
@@ -168,7 +178,9 @@ class Writer:
         if not isinstance(error, _NothingChanged):
             return store_error(error, self._place)
         connection = self._connection
-        assert change.unchanged is not None and connection is not None
+        assert change.unchanged is not None
+        if connection is None:  # it was lost when nothing had changed
+            return DisconnectedError(f"{self._place}: the connection was lost. It is opened anew as needed.")
         try:
             found = change.unchanged(connection)
             connection.rollback()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from comfyk import App, Plugins, hookimpl
-from comfyk.events import Executed, Executing, now_ms
-from comfyk.jobs import ExecutorDied, Job, JobStatus, Outcome
+from comfyk.events import Executed, Executing, JobEnded, now_ms
+from comfyk.graph import PromptError
+from comfyk.jobs import DuplicateJobError, ExecutorDied, Job, JobStatus, Outcome
 from comfyk.settings import load_settings
 
 
@@ -74,6 +76,8 @@ class Script:
             raise LookupError("a fault")
         if text == "none":
             return None
+        if text == "unended":
+            return Outcome(JobStatus.PENDING, now_ms(), now_ms())
         output = {"text": [text]}
         tell(Executed(job_id=job.id, node="1", display_node="1", output=output))
         return Outcome(JobStatus.COMPLETED, now_ms(), now_ms(), outputs={"1": dict(output)})
@@ -126,7 +130,8 @@ async def held(script: Script, count: int) -> None:
     ("text", "kind", "said"),
     [
         ("raise", "LookupError", "a fault"),
-        ("none", "AttributeError", "The executor failed"),
+        ("none", "TypeError", "no Outcome with a JobStatus"),
+        ("unended", "ValueError", "which is no end"),
         ("unprepared", "LookupError", "not prepared"),
         ("late", "LookupError", "what it waited for failed"),
         ("die", "JobCrashed", "died 2 times, so it is not run again. The last time: The machine is gone."),
@@ -201,3 +206,76 @@ async def test_what_cannot_be_freed_or_interrupted_is_said_and_nothing_hangs(scr
     app.jobs.interrupt(job_id)
     assert (await end).status is JobStatus.CANCELLED
     assert (await ended_after(app, "good")).status is JobStatus.COMPLETED
+
+
+async def test_an_id_that_runs_is_taken_and_the_one_that_has_it_stays(scripted) -> None:
+    script, app = scripted
+    job_id = (await app.jobs.submit(prompt("hold"))).job.id
+    await held(script, 1)
+    with pytest.raises(DuplicateJobError):
+        await app.jobs.submit(prompt("good"), job_id=job_id)
+    assert [job.id for job in app.jobs.running] == [job_id]
+    end = asyncio.create_task(ended(app, job_id))
+    await asyncio.sleep(0)
+    app.jobs.interrupt(job_id)
+    assert (await end).status is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan"), 1e300])
+async def test_a_place_that_is_none_is_refused(scripted, number: float) -> None:
+    _, app = scripted
+    with pytest.raises(PromptError, match="No such place in the queue"):
+        await app.jobs.submit(prompt("good"), number=number)
+    assert (await ended_after(app, "good")).status is JobStatus.COMPLETED
+
+
+async def test_a_job_that_a_plugin_submits_at_startup_runs_once(tmp_path: Path) -> None:
+    class Eager:
+        ids: ClassVar[list[str]] = []
+
+        @hookimpl
+        async def comfyk_startup(self, app: App) -> None:
+            app.nodes.add(Say)
+            self.ids.append((await app.jobs.submit(prompt("early"))).job.id)
+
+    plugins = Plugins()
+    plugins.register(Eager(), "eager")
+    app = App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins)
+    told: list[str] = []
+    app.events.subscribe(lambda event: told.append(event.type))
+    over = asyncio.Event()
+    app.events.subscribe(lambda event: over.set(), JobEnded)
+    async with app:
+        await asyncio.wait_for(over.wait(), 10)
+        assert app.jobs.remaining == 0
+    assert told.count("execution_start") == told.count("execution_success") == 1
+
+
+async def test_what_a_plugin_adds_to_an_output_is_not_added_to_what_is_cached(tmp_path: Path) -> None:
+    class Adds:
+        @hookimpl
+        def comfyk_node_output(self, output: dict[str, Any]) -> None:
+            output["text"].append("more")
+
+    plugins = Plugins()
+    plugins.register(Adds(), "adds")
+    async with App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins) as app:
+        app.nodes.add(Say)
+        for _ in range(3):
+            assert (await ended_after(app, "same")).outputs == {"1": {"text": ["same", "more"]}}
+
+
+async def test_an_async_node_that_exits_ends_its_job_alone(tmp_path: Path) -> None:
+    class Exits(Say):
+        async def run(self, text: str) -> dict[str, Any]:
+            await asyncio.sleep(0)
+            sys.exit(3)
+
+    plugins = Plugins()
+    async with App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins) as app:
+        app.nodes.add(Say)
+        app.nodes.add(Exits, name="Exits")
+        job = (await app.jobs.submit({"1": {"class_type": "Exits", "inputs": {"text": "x"}}})).job
+        outcome = await ended(app, job.id)
+        assert outcome.error is not None and "sys.exit(3)" in outcome.error["exception_message"]
+        assert (await ended_after(app, "still here")).status is JobStatus.COMPLETED

@@ -1,0 +1,18 @@
+"""What other people's coroutines may not do to an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def without_exits(awaitable: Awaitable[T]) -> T:
+    """Await it; what would end the loop, and all that runs on it, fails this task alone. Raises RuntimeError then."""
+    try:
+        return await awaitable
+    except SystemExit as error:
+        raise RuntimeError(f"it called sys.exit({error.code})") from error
+    except KeyboardInterrupt as error:
+        raise RuntimeError("it raised KeyboardInterrupt") from error
