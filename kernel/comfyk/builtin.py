@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from comfyk.pack_info import PackInfo
 
 log = logging.getLogger("comfyk.jobs")
+
+
+@hookimpl(trylast=True)
+def comfyk_create_event_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
 
 
 @hookimpl(trylast=True)

@@ -27,6 +27,7 @@ storage, execution, startup, serve; at the end shutdown. A plugin adds hooks of 
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from comfyk.jobs.model import Job, Outcome
     from comfyk.nodes.definition import NodeDef
     from comfyk.pack_info import PackInfo
+    from comfyk.settings import Settings
 
 
 # --- life ---------------------------------------------------------------------------------------------------------
@@ -93,6 +95,18 @@ def comfyk_register_commands(cli: click.Group) -> None:
     May: import `click` only; the rest is imported in the command.
     Return: nothing.
     On error: recorded; commands that were added stay.
+    Since: 0.1.
+    """
+
+
+@hookspec(firstresult=True)
+def comfyk_create_event_loop(settings: Settings) -> AbstractEventLoop | None:  # type: ignore[return]
+    """Make the event loop that the server lives on. *First result.*
+
+    When: in `comfyk start`, before there is an app; never in other commands.
+    Thread: the main thread.
+    Return: a new event loop; the kernel's is `asyncio.new_event_loop()`. Nodes do not run on it.
+    On error: recorded; the next plugin is asked.
     Since: 0.1.
     """
 

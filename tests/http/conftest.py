@@ -290,3 +290,12 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 @pytest.fixture
 def new_id() -> str:
     return str(uuid.uuid4())
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Servers run on the loop that `comfyk start` gives them."""
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return {"asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}

@@ -107,6 +107,7 @@ async def test_the_examples_run_together(tmp_path: Path, capsys: pytest.CaptureF
     plugins.call("comfyk_register_commands", cli=click.Group())
     (tmp_path / "custom_nodes" / "a.hello").mkdir(parents=True)
     settings = load_settings(plugins, overrides={"folders.base": tmp_path})
+    plugins.call("comfyk_create_event_loop", settings=settings).close()
     app = App(settings, plugins)
     told: list[Event] = []
     async with app:

@@ -151,13 +151,20 @@ def start(ctx: click.Context, words: tuple[str, ...], help_wanted: bool) -> None
         setup_logging(settings.logging)
         _say_ignored(given)
         gc.set_threshold(*_GC_THRESHOLD)
-        if given.quick_test:
-            asyncio.run(quick_test(settings, session.plugins))
-        elif asyncio.run(serve(settings, session.plugins)):
+        with asyncio.Runner(loop_factory=lambda: _new_event_loop(settings, session.plugins)) as runner:
+            if given.quick_test:
+                runner.run(quick_test(settings, session.plugins))
+                return
+            again = runner.run(serve(settings, session.plugins))
+        if again:
             _start_again()
     except (OSError, StoreError, NothingListens, WrongResult) as error:
         log.debug("the start failed", exc_info=True)
         raise click.ClickException(str(error)) from error
+
+
+def _new_event_loop(settings: Settings, plugins: Plugins) -> asyncio.AbstractEventLoop:
+    return plugins.call("comfyk_create_event_loop", settings=settings)
 
 
 def _session(ctx: click.Context, words: Sequence[str]) -> Session:

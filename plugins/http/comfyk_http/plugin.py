@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -14,6 +15,7 @@ from comfyk_http.settings import HttpSettings
 if TYPE_CHECKING:
     import click
     from comfyk import App
+    from comfyk.settings import Settings
     from pydantic import BaseModel
 
     from comfyk_http.server import HttpServer
@@ -37,6 +39,13 @@ def comfyk_register_commands(cli: click.Group) -> None:
 
     cli.add_command(commands.token)
     cli.add_command(commands.openapi)
+
+
+@hookimpl
+def comfyk_create_event_loop(settings: Settings) -> AbstractEventLoop | None:
+    from comfyk_http.event_loop import new_event_loop
+
+    return new_event_loop(settings.section("http", HttpSettings).event_loop)
 
 
 @hookimpl(tryfirst=True)

@@ -52,6 +52,8 @@ class HttpSettings(Section):
     """Compress JSON and text for clients that take it."""
     client_buffer_mb: float = Field(default=8, gt=0)
     """How much may wait for a slow WebSocket client before it is dropped, in megabytes."""
+    event_loop: Literal["auto", "asyncio", "uvloop"] = "auto"
+    """What the server runs on: uvloop where there is one, or Python's own asyncio."""
     client_timeout: float = Field(default=30, gt=0)
     """How many seconds a WebSocket client may take in nothing before it is dropped."""
 

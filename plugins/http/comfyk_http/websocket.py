@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import WSMsgType, web
 from comfyk import App
@@ -38,8 +38,8 @@ async def connect(request: web.Request, query: SocketQuery) -> web.StreamRespons
     app, hub, settings = request.app[APP], request.app[HUB], request.app[SETTINGS]
     socket = web.WebSocketResponse(compress=False, max_msg_size=LONGEST_MESSAGE, timeout=5)
     await socket.prepare(request)
-    transport = request.transport
-    if not isinstance(transport, asyncio.WriteTransport):
+    transport = cast("asyncio.WriteTransport | None", request.transport)
+    if transport is None:
         return socket  # the client is gone already
     client = Client(
         query.client_id or uuid.uuid4().hex,
