@@ -34,7 +34,9 @@ async def measure(runs: int) -> list[Figure]:
         (base / "input" / "picture.png").write_bytes(os.urandom(200_000))
         async with serving_from(base) as server:
             async with connected(server) as client:
-                await client.run(PICTURE)  # waits for torch, whose import would be in the way of what is measured
+                await client.run(
+                    PICTURE
+                )  # waits for torch, whose import would be in the way of what is measured
                 for value in range(JOBS):
                     await client.run(chain(3, value))
             return [*await _rates(server, runs), *await _large_file(server)]

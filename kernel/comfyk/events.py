@@ -331,6 +331,8 @@ class EventBus:
 
     def __init__(self) -> None:
         self._listeners: list[tuple[Listener, tuple[type[Event], ...]]] = []
+        self._listeners_of: dict[type[Event], tuple[Listener, ...]] = {}
+        """Who hears events of just this type; made when one comes."""
         self._waiting: deque[Event | Callable[[], None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -346,7 +348,13 @@ class EventBus:
         """Call `listener` with each event (of these types), on the loop; it must not block. Returns what ends it."""
         entry = (listener, types or (Event,))
         self._listeners.append(entry)
-        return lambda: self._listeners.remove(entry)
+        self._listeners_of.clear()
+
+        def unsubscribe() -> None:
+            self._listeners.remove(entry)
+            self._listeners_of.clear()
+
+        return unsubscribe
 
     def emit(self, event: Event) -> None:
         """Hand an event over, from any thread. Without a loop (yet) it waits for one."""
@@ -397,9 +405,11 @@ class EventBus:
                 except Exception:
                     log.exception("a function failed that was to be called on the loop")
                 continue
-            for listener, types in tuple(self._listeners):
-                if not isinstance(event, types):
-                    continue
+            listeners = self._listeners_of.get(type(event))
+            if listeners is None:
+                listeners = tuple(listener for listener, types in self._listeners if isinstance(event, types))
+                self._listeners_of[type(event)] = listeners
+            for listener in listeners:
                 try:
                     listener(event)
                 except Exception:

@@ -9,6 +9,8 @@ from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.nodes.definition import InputTypes, LiveInputs, NodeDef
 from comfyk.nodes.registry import NodeRegistry
 
+_NESTED = (dict, list, tuple, Mapping)
+
 
 class ClassGone(Exception):
     """A pack took a node's class away since the prompt was accepted."""
@@ -81,8 +83,12 @@ class NodeClasses:
 
 def _mentions_lazy(schema: Any) -> bool:
     """Whether any input, also one inside a dynamic input, is lazy."""
-    if isinstance(schema, Mapping):
-        return bool(schema.get("lazy")) or any(_mentions_lazy(value) for value in schema.values())
-    if isinstance(schema, (list, tuple)):
-        return any(_mentions_lazy(item) for item in schema if isinstance(item, (Mapping, list, tuple)))
+    stack = [schema]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, Mapping):
+            if part.get("lazy"):
+                return True
+            part = part.values()
+        stack.extend(item for item in part if not isinstance(item, str) and isinstance(item, _NESTED))
     return False

@@ -95,7 +95,6 @@ class ThreadExecutor:
             outcome = await self._on_thread(run.run)
         finally:
             self._current = None
-            self._events.uncork()
         run.progress.flush()
         if time.monotonic() - begun > _LONG_JOB_S:
             self._call_soon(_collect)

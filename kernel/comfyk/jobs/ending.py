@@ -102,11 +102,14 @@ class Endings:
         if not futures:
             self._awaiting.pop(job_id, None)
 
-    def tell_clients(self, job: Job, outcome: Outcome, tell_number: Callable[[], None]) -> None:
+    def tell_clients(self, event: JobMessage, tell_number: Callable[[], None]) -> None:
         """What clients hear of a job that has run: how it ended, how many are left, and that it is over."""
-        self._events.emit(ending_of(job, outcome))
+        self._events.emit(event)
         tell_number()
-        self._events.emit(Executing(client_id=job.client_id, job_id=job.id, user=job.user, node=None))
+        self._events.emit(
+            Executing(client_id=event.client_id, job_id=event.job_id, user=event.user, node=None)
+        )
+        self._events.uncork()
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         """What all others hear."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from comfyk.events import now_ms
-from comfyk.jobs.ending import Endings
+from comfyk.jobs.ending import Endings, ending_of
 from comfyk.jobs.line import Line
 from comfyk.jobs.model import JobStatus, Outcome
 from comfyk.jobs.running import RunningJobs
@@ -90,5 +90,5 @@ class OtherServers:
                 self._endings.tell_awaiting(job_id, outcome)
                 continue
             if detail is not None and detail.outcome is not None:
-                self._endings.tell_clients(job, outcome, self._jobs.changed)
+                self._endings.tell_clients(ending_of(job, outcome), self._jobs.changed)
             self._endings.tell(job, outcome)

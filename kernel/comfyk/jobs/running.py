@@ -284,7 +284,7 @@ class RunningJobs:
         self.running.pop(job.id, None)
         self.ending[job.id] = running
         self._room_made()
-        ending_of(job, outcome)
+        event = ending_of(job, outcome)
         try:
             if self._watches_ends:
                 await self._hook.comfyk_job_finished(job=job, outcome=outcome)
@@ -296,6 +296,7 @@ class RunningJobs:
                 log.exception("the outcome of job %s cannot be stored", job.id)
                 message = f"What the job made cannot be stored: {error}"
                 outcome = failure(job, message, type(error).__name__, now_ms())
+                event = ending_of(job, outcome)
                 await self._durably(lambda: self._store.finish(job, outcome))
         except LeaseLostError as error:
             self._drop(running, error)
@@ -303,8 +304,9 @@ class RunningJobs:
         finally:
             self.ending.pop(job.id, None)
             self._room_made()
-        self._endings.tell_clients(job, outcome, self.changed)
-        self._endings.tell(job, outcome)
+        self._endings.tell_clients(event, self.changed)
+        # Clients wait for this: it goes out before anything else is done about the job.
+        asyncio.get_running_loop().call_soon(self._endings.tell, job, outcome)
 
     async def give_up(self, job: Job) -> None:
         """The job took the process down each time."""
