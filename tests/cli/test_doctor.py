@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from comfyk.app import App
+from comfyk.plugins import Plugins
+from comfyk.settings import load_settings
 
 FAILS = (
     "from comfyk import hookimpl\n\n@hookimpl\ndef comfyk_doctor(app):\n    raise OSError('no stethoscope')\n"
@@ -126,3 +131,68 @@ def test_a_generation_does_not_lead_out_of_its_folder(comfyk, tmp_path: Path) ->
     pointer.unlink()
     pointer.symlink_to("/etc/hostname")
     assert "extra" not in plugins_of(comfyk)
+
+
+def test_it_changes_nothing(comfyk, tmp_path: Path) -> None:
+    assert comfyk("doctor").returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_plugins_tell_what_they_see_of_a_running_server(comfyk, server, tmp_path: Path) -> None:
+    await server.start()
+    port = server.url.rpartition(":")[2]
+    done = comfyk("--set", f"http.port={port}", "doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    told = {finding["plugin"]: finding for finding in json.loads(done.stdout)}
+    assert told["storage"]["severity"] == told["http"]["severity"] == "info"
+    assert f"port {port}" in told["http"]["message"] and "comfyk.db" in told["storage"]["message"]
+    assert await server.stop() == 0
+    done = comfyk("--set", "http.listen=0.0.0.0", "doctor")
+    assert done.returncode == 1 and "http: Clients need a token" in done.stdout
+
+
+def test_what_failed_at_the_latest_start_is_a_warning(comfyk, environment, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    code = "from comfyk import hookimpl\n\n@hookimpl\ndef comfyk_startup(app):\n    raise ValueError('not today')\n"
+    fake_plugin(site, "lazy", code)
+    environment["PYTHONPATH"] = os.pathsep.join([str(site), environment.get("PYTHONPATH", "")])
+    assert comfyk("start", "--quick-test-for-ci").returncode == 0
+    done = comfyk("doctor", "--json")
+    [finding] = [one for one in json.loads(done.stdout) if "not today" in one["message"]]
+    assert (done.returncode, finding["severity"]) == (0, "warning")
+    assert "lazy failed in comfyk_startup at the latest start" in finding["message"]
+
+
+def test_folders_that_are_not_there_are_named(comfyk, tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "extra_model_paths.yaml").write_text("a:\n  loras: loras\n  vae: |\n    gone\n    lost\n")
+    (tmp_path / "custom_nodes").mkdir()
+    (tmp_path / "custom_nodes" / "torn").symlink_to(tmp_path / "unplugged")
+    (tmp_path / "custom_nodes" / "off.disabled").symlink_to(tmp_path / "unplugged")
+    done = comfyk("--set", "plugins.disabled=nobody", "doctor")
+    assert done.returncode == 1
+    assert f"vae: {tmp_path / 'gone'}" in done.stdout and f"vae: {tmp_path / 'lost'}" in done.stdout
+    assert str(tmp_path / "loras") not in done.stdout
+    assert "torn cannot be read" in done.stdout and "off.disabled" not in done.stdout
+    assert "plugins.disabled names 'nobody'" in done.stdout
+    (tmp_path / "extra_model_paths.yaml").write_text("[")
+    assert "not valid YAML" in comfyk("doctor").stdout
+
+
+@pytest.mark.parametrize(("free", "severity"), [(2e9, None), (9e8, "warning"), (4e7, "error")])
+def test_a_disk_that_is_nearly_full_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, severity: str | None
+) -> None:
+    plugins = Plugins()
+    app = App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    found = [finding for findings in app.hook.comfyk_doctor() for finding in findings]
+    assert [finding.severity for finding in found] == ([] if severity is None else [severity])
+    assert all("output and input and temp and user" in finding.message for finding in found)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_an_error(comfyk, tmp_path: Path) -> None:
+    (tmp_path / "output").mkdir(mode=0o500)
+    done = comfyk("doctor")
+    assert done.returncode == 1 and "The output folder cannot be used: this user may not write" in done.stdout
