@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comfyk.atomic import write_file
+from comfyk.locks import hold_lock
 
 NAME = "comfyk.toml"
 
@@ -106,6 +108,14 @@ class ConfigFile:
                 return before + 1
             before = count
         return None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from changing the file; read it within this. Raises OSError."""
+    target = path.resolve()
+    with hold_lock(target.with_name(f".{target.name}.lock")):
+        yield
 
 
 def toml_item(value: Any) -> Any:

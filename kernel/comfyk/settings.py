@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, ge
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
 
-from comfyk.config_file import ConfigFile
+from comfyk.config_file import ConfigFile, locked
 from comfyk.folders import Folders
 from comfyk.settings_sources import (
     ENV_PREFIX,
@@ -257,7 +257,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 _changing = threading.Lock()
-"""A change reads the file, and writes it as a whole: of two at once one would be lost."""
+"""A change reads the file, and writes it as a whole: of two at once one would be lost. Of processes see `locked`."""
 
 
 class Settings(BaseSettings):
@@ -304,7 +304,8 @@ class Settings(BaseSettings):
         The file keeps its comments and its layout. Who looks at the setting when it counts sees the new value, who
         looked at the start does not. From any thread; it waits for the disk. Raises SettingsError for a key that there
         is not, a value that is not allowed, and where an option or a variable sets the key, since that would win at the
-        next start; OSError when the file cannot be written. Then nothing was changed.
+        next start; OSError when the file cannot be written, or another process holds it for too long. Then nothing was
+        changed.
         """
         with _changing:
             self._change(key, value)
@@ -313,14 +314,19 @@ class Settings(BaseSettings):
 
     def _change(self, key: str, value: Any) -> None:
         section, _, name = key.partition(".")
-        model = self._model_of(section, name)
+        self._model_of(section, name)
         layers = self._layers
         if layers is None or layers.file.path is None:
             raise SettingsError([f"{key}: these settings were read from no file, so none can be changed"])
         if stronger := layers.stronger_than_file([section, name]):
             raise SettingsError([f"{key}: {stronger} sets it; change it there, or take it away there"])
+        with locked(layers.file.path):
+            self._change_file(layers, layers.file.path, section, name, value)
+
+    def _change_file(self, layers: Layers, path: Path, section: str, name: str, value: Any) -> None:
+        model = self._model_of(section, name)
         try:
-            file = ConfigFile.read(layers.file.path)  # it may have been edited since
+            file = ConfigFile.read(path)  # it may have been edited since
             plain = None if value is None else self._plain(layers, file, section, name, value)
             changed = Layers(type(self), file.changed(section, name, plain), layers.overrides)
         except ValueError as error:

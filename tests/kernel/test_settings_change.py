@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import tomllib
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from comfyk import App, Plugins, hookimpl
+from comfyk.config_file import locked
 from comfyk.events import Event, SettingsChanged
 from comfyk.settings import AbsolutePath, Override, Section, Settings, SettingsError, load_settings
 from hypothesis import HealthCheck, given
@@ -220,3 +222,60 @@ def test_what_is_not_in_the_file_is_taken_out_without_a_trace(plugins, file, tmp
     assert file.read_text() == before
     load(plugins, tmp_path / "none.toml").change("hello.loud", None)
     assert not (tmp_path / "none.toml").exists()
+
+
+CHANGES = """
+import subprocess
+import sys
+from pathlib import Path
+from comfyk import Plugins
+from comfyk.settings import load_settings
+
+settings = load_settings(Plugins(), toml=Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(1, 26):
+    settings.change(sys.argv[2], number)
+"""
+
+
+def test_changes_from_several_processes_are_all_kept(plugins, file) -> None:
+    file.write_text(FILE[FILE.index("[jobs]") :])
+    keys = ["jobs.max_attempts", "execution.cache_lru", "execution.cache_ram_gb"]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHANGES, str(file), key], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for key in keys
+    ]  # fmt: skip
+    for child in children:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        child.communicate(timeout=60)
+        assert child.returncode == 0
+    settings = load(plugins, file)
+    assert [getattr(settings.section(key.split(".")[0]), key.split(".")[1]) for key in keys] == [25] * 3
+    assert [path.name for path in file.parent.iterdir()] == ["comfyk.toml"]
+
+
+def test_a_change_waits_for_the_process_that_holds_the_file(plugins, file) -> None:
+    settings = load(plugins, file)
+    done = threading.Event()
+
+    def change() -> None:
+        settings.change("jobs.max_attempts", 4)
+        done.set()
+
+    with locked(file):
+        thread = threading.Thread(target=change)
+        thread.start()
+        assert not done.wait(0.2) and "max_attempts = 3" in file.read_text()
+        file.write_text(file.read_text().replace('greeting = "Hi"', 'greeting = "Hey"'))
+    assert done.wait(30)
+    thread.join()
+    again = load(plugins, file)
+    assert (again.jobs.max_attempts, again.section("hello").greeting) == (4, "Hey")

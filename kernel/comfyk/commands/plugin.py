@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from comfyk.commands.session import Session
-from comfyk.config_file import ConfigFile
+from comfyk.config_file import ConfigFile, locked
 from comfyk.plugin_info import ERRORS_FILE, PluginError, PluginInfo, load_errors
 from comfyk.settings_sources import did_you_mean
 
@@ -94,14 +94,17 @@ def _switch(session: Session, name: str, *, disable: bool) -> None:
     """Change `[plugins] disabled` in the configuration file, and nothing else of it."""
     file = session.config_file
     try:
-        read = ConfigFile.read(file)
-        disabled = list(read.data.get("plugins", {}).get("disabled", []))
-        if disable == (name in disabled):
-            click.echo(f"{name} is {'disabled' if disable else 'enabled'} already")
-        else:
-            disabled.append(name) if disable else disabled.remove(name)
-            read.changed("plugins", "disabled", disabled).write()
-            click.echo(f"{name} is {'disabled' if disable else 'enabled'} from the next start on ({file})")
+        with locked(file):
+            read = ConfigFile.read(file)
+            disabled = list(read.data.get("plugins", {}).get("disabled", []))
+            if disable == (name in disabled):
+                click.echo(f"{name} is {'disabled' if disable else 'enabled'} already")
+            else:
+                disabled.append(name) if disable else disabled.remove(name)
+                read.changed("plugins", "disabled", disabled).write()
+                click.echo(
+                    f"{name} is {'disabled' if disable else 'enabled'} from the next start on ({file})"
+                )
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
