@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections import namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,6 +46,82 @@ async def test_nothing_is_wrong(database_url, make_job):
 def test_looking_creates_nothing(tmp_path):
     assert findings(f"sqlite:///{tmp_path}/new/comfyk.db") == []
     assert [*tmp_path.iterdir()] == []
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith("-shm")}
+
+
+async def test_looking_changes_nothing(tmp_path, make_job):
+    url = f"sqlite:///{tmp_path}/comfyk.db"
+    store = SqlJobStore.open(url)
+    await store.add(make_job("a"))
+    running = files_in(tmp_path)
+    [(severity, _)] = findings(url)
+    assert severity == "info" and files_in(tmp_path) == running and running["comfyk.db-wal"]
+    await store.close()
+    closed = files_in(tmp_path)
+    assert findings(url) == [] and files_in(tmp_path) == closed
+    assert (
+        sorted(closed) == sorted(path.name for path in tmp_path.iterdir()) == ["comfyk.db", "comfyk.db.lock"]
+    )
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from comfyk.jobs.model import Job
+from comfyk_storage.job_store import SqlJobStore
+
+async def main():
+    store = SqlJobStore.open(sys.argv[1])
+    await store.add(Job("a", 1, {}, {}, []))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+async def test_what_a_killed_server_left_is_looked_at_and_kept(tmp_path):
+    url = f"sqlite:///{tmp_path}/comfyk.db"
+    subprocess.run([sys.executable, "-c", KILLED, url], check=False)
+    left = files_in(tmp_path)
+    assert left["comfyk.db-wal"]
+    assert findings(url) == [] and files_in(tmp_path) == left
+    store = SqlJobStore.open(url)
+    assert [job.id for job in await store.unfinished()] == ["a"]
+    await store.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite:///file:jobs.db?uri=true", "sqlite:///jobs.db"])
+async def test_a_relative_name_is_the_file_that_the_store_opens(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    store = SqlJobStore.open(url)
+    [(severity, message)] = findings(url)
+    assert severity == "info" and f"{tmp_path / 'jobs.db'} is in use" in message
+    await store.close()
+    await change(url, "UPDATE comfyk_storage_version SET version_num = '9999'")
+    [(severity, message)] = findings(url)
+    assert severity == "error" and "newer version" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["jobs.db", "jobs.db.lock"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts the files that are open")
+async def test_looking_leaves_no_file_open(tmp_path):
+    url = f"sqlite:///{tmp_path}/comfyk.db"
+    await SqlJobStore.open(url).close()
+
+    def opened() -> list[str]:
+        links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        return [
+            target
+            for link in links
+            if os.path.islink(link) and str(tmp_path) in (target := os.readlink(link))
+        ]
+
+    assert findings(url) == [] and opened() == []
+    (tmp_path / "comfyk.db").write_bytes(b"holiday notes\n" * 100)
+    assert findings(url) != [] and opened() == []
 
 
 async def test_a_running_server_is_no_fault(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sqlite3
@@ -318,3 +319,21 @@ async def test_a_database_that_is_deleted_under_the_server_takes_no_more_jobs(
         assert {job.id for job in await store.unfinished()} == {"kept", "again"}
     finally:
         await store.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is POSIX's")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told_as_that(file, monkeypatch, number):
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    with pytest.raises(StoreError) as refused:
+        open_file(file)
+    assert "cannot be locked" in str(refused.value) and os.strerror(number) in str(refused.value)
+    assert "in use" not in str(refused.value) and "local disk" in str(refused.value)
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -1,4 +1,8 @@
-"""What `comfyk doctor` says of the database. Nothing is changed, nothing is created."""
+"""What `comfyk doctor` says of the database.
+
+Nothing is changed, and no file is created but where a server was killed, or runs: then SQLite keeps its index of the
+changes that are not in the file yet (`-shm`) as it needs it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from comfyk.doctor import Finding
@@ -14,7 +20,7 @@ from sqlalchemy import URL, inspect
 
 from comfyk_storage.engine import open_engine, parse_url, sqlite_path
 from comfyk_storage.errors import describe, store_error
-from comfyk_storage.lock import FileLock
+from comfyk_storage.lock import holder_of
 from comfyk_storage.migrations import JOBS, current_revision, known_revisions
 
 _LITTLE, _TOO_LITTLE = 1_000_000_000, 50_000_000
@@ -57,33 +63,65 @@ def _disk(file: Path) -> Iterator[Finding]:
 def _sqlite(url: URL, file: Path) -> Iterator[Finding]:
     if not file.exists():
         return
-    lock_file = file.with_name(file.name + ".lock")
-    if lock_file.exists():
-        try:
-            FileLock(lock_file, file).release()
-        except StoreError as error:
-            yield Finding("info", str(error), "That is as it should be while a server runs here.")
+    in_use = holder_of(file.with_name(file.name + ".lock"), file)
+    if in_use is not None:
+        yield Finding("info", in_use, "That is as it should be while a server runs here.")
     place = describe(url, file)
     try:
         # Without the engine: what is only looked at must be changed neither by a connection nor by its settings.
-        with sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=1) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-            revision = None
-            if JOBS.version_table in tables:
-                found = connection.execute(f"SELECT version_num FROM {JOBS.version_table}").fetchone()  # noqa: S608
-                revision = found and found[0]
-            yield from _schema(place, tables, revision)
-            if file.stat().st_size <= _CHECKED_UP_TO:
-                damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if damage != "ok":
-                    yield Finding(
-                        "error",
-                        f"{place} is damaged: {damage}",
-                        "Restore a backup, or try `sqlite3 FILE .recover`.",
-                    )
-        connection.close()
+        found = _look(file)
     except sqlite3.Error as error:
         raise store_error(error, place) from error
+    yield from _schema(place, found.tables, found.revision)
+    if found.damage is not None:
+        yield Finding(
+            "error",
+            f"{place} is damaged: {found.damage}",
+            "Restore a backup, or try `sqlite3 FILE .recover`.",
+        )
+
+
+@dataclass(slots=True)
+class _Looked:
+    tables: set[str]
+    revision: str | None
+    damage: str | None
+
+
+def _look(file: Path) -> _Looked:
+    """Raises sqlite3.Error."""
+    unwatched = _is_unwatched(file)
+    # Even who only reads makes `-wal` and `-shm` beside such a file, unless it is sure not to change.
+    mode = "mode=ro&immutable=1" if unwatched else "mode=ro"
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True, timeout=1)) as connection:
+            found = _read(connection, file)
+    except sqlite3.Error:
+        if not unwatched or _is_unwatched(file):
+            raise
+        return _look(file)
+    if unwatched and found.damage is not None and not _is_unwatched(file):
+        return _look(file)  # a server has started meanwhile
+    return found
+
+
+def _is_unwatched(file: Path) -> bool:
+    """Whether it is a file with a write-ahead log, and the log is gone: nobody has it open."""
+    with file.open("rb") as opened:
+        head = opened.read(20)
+    return head[18:20] == b"\2\2" and not file.with_name(file.name + "-wal").exists()
+
+
+def _read(connection: sqlite3.Connection, file: Path) -> _Looked:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    revision = None
+    if JOBS.version_table in tables:
+        found = connection.execute(f"SELECT version_num FROM {JOBS.version_table}").fetchone()  # noqa: S608
+        revision = found and found[0]
+    damage = "ok"
+    if file.stat().st_size <= _CHECKED_UP_TO:
+        damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    return _Looked(tables, revision, None if damage == "ok" else damage)
 
 
 def _postgres(url: URL) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from comfyk.jobs import StoreError
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.util import asbool
 
 Synchronous = Literal["normal", "full"]
 READERS = 2
@@ -46,13 +47,14 @@ def parse_url(text: str) -> URL:
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """The file of a SQLite URL, `file:` names included; None for other databases."""
+    """The file of a SQLite URL, `file:` names of SQLite's own (`uri=true`) included; None for other databases."""
     if url.get_backend_name() != "sqlite":
         return None
     assert url.database is not None
-    if url.database.startswith("file:"):
-        return Path(unquote(url.database.removeprefix("file:")))
-    return Path(url.database).absolute()
+    name = url.database
+    if name.startswith("file:") and asbool(url.query.get("uri", "false")):
+        name = unquote(name.removeprefix("file:").removeprefix("//localhost"))
+    return Path(name).absolute()
 
 
 def make_sqlite_file(path: Path) -> None:
