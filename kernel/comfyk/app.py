@@ -40,7 +40,6 @@ class App:
         self.plugins = plugins
         self.hook = plugins.bound_to(self)
         self.events = EventBus()
-        settings.listen(lambda key: self.events.emit(SettingsChanged(key=key)))
         self.folders = settings.make_folders()
         self.folders.resolve_with(lambda name: self.hook.comfyk_resolve_file(name=name))
         self.nodes = NodeRegistry()
@@ -94,10 +93,11 @@ class App:
         set_app(self)
         self.events.attach(asyncio.get_running_loop())
         self.folders.create()
-        self.register()
         async with AsyncExitStack() as started:
+            started.callback(self.settings.listen(self._tell_change))
+            self.register()
             started.push_async_callback(self._databases.aclose)
-            store = self._store or self.hook.comfyk_open_job_store()
+            store = self.hook.comfyk_open_job_store() if self._store is None else self._store
             started.push_async_callback(store.close)
             self.executor = self.hook.comfyk_create_executor()
             started.push_async_callback(self.executor.stop)
@@ -125,6 +125,9 @@ class App:
     async def _forget_results(self) -> None:
         await self.executor.free(unload_models=False, free_memory=True)
 
+    def _tell_change(self, key: str) -> None:
+        self.events.emit(SettingsChanged(key=key))
+
     def _tell_plugins(self, event: Event) -> None:
         self.hook.comfyk_event(event=event)
 
@@ -139,9 +142,15 @@ class App:
         Raises DatabaseError.
         """
         with self.active():
-            database = await asyncio.to_thread(
-                self.hook.comfyk_open_database, name=name, migrations=migrations
+            opening = asyncio.ensure_future(
+                asyncio.to_thread(self.hook.comfyk_open_database, name=name, migrations=migrations)
             )
+        try:
+            database: Database | None = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on: what it opens nobody else would close.
+            self._databases.push_async_callback(asyncio.wait, [asyncio.create_task(_close_unwanted(opening))])
+            raise
         if database is None:
             raise DatabaseError(
                 f"The database {name!r} cannot be opened: no plugin offers databases. Install comfyk-storage, or "
@@ -176,3 +185,13 @@ class App:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+async def _close_unwanted(opening: asyncio.Future[Database | None]) -> None:
+    """Close a database as soon as it is open."""
+    try:
+        database = await opening
+        if database is not None:
+            await asyncio.to_thread(database.close)
+    except Exception:
+        log.warning("a database that nobody waits for any more could not be opened and closed", exc_info=True)

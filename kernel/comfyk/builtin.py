@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from comfyk.events import Event, JobEnded, JobQueued
 from comfyk.hooks import hookimpl
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from comfyk.pack_info import PackInfo
 
 log = logging.getLogger("comfyk.jobs")
+
+_end_log: WeakKeyDictionary[App, Callable[[], None]] = WeakKeyDictionary()
+"""What ends the log of an app's jobs."""
 
 
 @hookimpl(trylast=True)
@@ -79,7 +83,14 @@ def comfyk_create_cache(app: App) -> OutputCache:
 
 @hookimpl(trylast=True)
 def comfyk_startup(app: App) -> None:
-    app.events.subscribe(_log_jobs, JobQueued, JobEnded)
+    _end_log[app] = app.events.subscribe(_log_jobs, JobQueued, JobEnded)
+
+
+@hookimpl(trylast=True)
+def comfyk_shutdown(app: App) -> None:
+    app.events.deliver()  # what happened until now is still logged
+    if end := _end_log.pop(app, None):
+        end()
 
 
 @hookimpl(trylast=True)

@@ -343,9 +343,10 @@ class Settings(BaseSettings):
         for field in model.model_fields:  # in place: others hold the section
             setattr(current, field, getattr(new, field))
 
-    def listen(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with each key that is changed."""
+    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call `listener` with each key that is changed. Returns what ends it."""
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def _model_of(self, section: str, name: str) -> type[BaseModel]:
         """The section's model. Raises SettingsError when there is no such key."""

@@ -78,6 +78,7 @@ async def comfyk_shutdown(app: App) -> None:
     if server is not None:
         await server.stop()
     SERVER_LOG.unwatch_prints()
+    SERVER_LOG.stop()
 
 
 @hookimpl(trylast=True)  # so that another plugin can serve a path in place of ours, such as `/`

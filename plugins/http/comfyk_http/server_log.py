@@ -47,6 +47,10 @@ class ServerLog(logging.Handler):
         if self not in root.handlers:
             root.addHandler(self)
 
+    def stop(self) -> None:
+        """Keep nothing more; what was kept stays."""
+        logging.getLogger().removeHandler(self)
+
     def watch_prints(self) -> None:
         """Keep what is printed too: most packs print what others log."""
         for name in ("stdout", "stderr"):
