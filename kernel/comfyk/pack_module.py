@@ -78,10 +78,18 @@ def forget_modules(path: Path) -> None:
     """Take the modules whose files are in a pack out of `sys.modules`, so that they are imported anew."""
     own, inside = _module_name(path), f"{path.absolute()}/"
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
+        file = _file_of(module)
         is_inside = isinstance(file, str) and file.replace("\\", "/").startswith(inside.replace("\\", "/"))
         if name == own or name.startswith(f"{own}.") or is_inside:
             del sys.modules[name]
+
+
+def _file_of(module: object) -> Any:
+    """A module's file. One that imports what it is asked for, and may fail in it, is not asked."""
+    try:
+        return object.__getattribute__(module, "__dict__").get("__file__")
+    except Exception:  # whatever is in sys.modules
+        return None
 
 
 def traceback_of(error: BaseException) -> str:

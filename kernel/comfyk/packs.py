@@ -144,7 +144,10 @@ class Packs:
         await asyncio.to_thread(self._take_back, pack, loaded=True)
         if self._forget_results is not None:
             # What its nodes returned is not what other nodes of these names would.
-            await self._forget_results()
+            try:
+                await self._forget_results()
+            except Exception:  # of whatever executor; the pack is gone all the same
+                log.exception("results of the nodes of pack %s may be kept", name)
 
     # --- finding ----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from comfyk import hookimpl
 from comfyk.app import App
+from comfyk.execution.executor import ThreadExecutor
 from comfyk.io.node import NodeReplace
 from comfyk.nodes.registry import NodeRegistry
 from comfyk.packs import PackInfo, PacksChanged
@@ -459,6 +460,53 @@ async def test_packs_are_changed_one_after_the_other(tmp_path: Path) -> None:
         assert twice[0] is None and isinstance(twice[1], KeyError)
     await app.stop()
     assert (await app.packs.load_pack(paths[0])).state == "loaded"
+
+
+class Stubborn:
+    """A plugin whose executor frees nothing."""
+
+    @hookimpl
+    def comfyk_create_executor(self, app: App) -> ThreadExecutor:
+        class KeepsAll(ThreadExecutor):
+            async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
+                raise OSError("it is stuck")
+
+        return KeepsAll(app.nodes, app.events, app.hook, app.hook.comfyk_create_cache(), on_thread=app.enter)
+
+
+async def test_a_pack_comes_and_goes_also_where_results_are_not_let_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = pack(tmp_path, "a", v1("First"))
+    plugins = Plugins()
+    plugins.register(Stubborn(), "stubborn")
+    async with make_app(tmp_path, plugins) as app:
+        told: list[Any] = []
+        app.events.subscribe(lambda event: told.append((event.name, event.state)), PacksChanged)  # type: ignore[attr-defined]
+        (path / "__init__.py").write_text(v1("Second"))
+        assert (await app.packs.load_pack(path)).state == "loaded" and app.nodes.names() == ["Second"]
+        await app.packs.unload("a")
+        app.events.deliver()
+        assert app.nodes.names() == [] and told == [("a", "loaded"), ("a", None)]
+    assert caplog.messages == ["results of the nodes of pack a may be kept"] * 2
+
+
+async def test_modules_that_cannot_be_asked_for_their_file_are_left_alone(
+    tmp_path: Path, monkeypatch
+) -> None:
+    class Lazy(types.ModuleType):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "__file__":
+                raise ImportError("not installed")
+            return super().__getattribute__(name)
+
+    monkeypatch.setitem(sys.modules, "lazy_module_of_a_test", Lazy("lazy_module_of_a_test"))
+    pack(tmp_path, "bad", "raise ValueError('no')")
+    pack(tmp_path, "good", v1("Good"))
+    app = await load(tmp_path)
+    assert states(app) == {"bad": "failed", "good": "loaded"}
+    await app.packs.unload("good")
+    assert app.nodes.names() == [] and "lazy_module_of_a_test" in sys.modules
 
 
 async def test_a_plugin_may_load_a_pack_in_its_startup(tmp_path: Path) -> None:
