@@ -307,3 +307,17 @@ def test_a_command_works_without_the_packages_and_says_so_once(tmp_path: Path) -
         done = run(tmp_path, "-m", "comfyk", *command)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("not the number of a generation") == 1
+
+
+def test_a_user_directory_given_to_start_counts(tmp_path: Path) -> None:
+    site = make(tmp_path / "elsewhere")
+    distribution(site, "comfyk-hello", "hello = hello_plugin")
+    (site / "hello_plugin.py").write_text(
+        "from comfyk import hookimpl\n\n@hookimpl\ndef comfyk_startup(app):\n"
+        "    print('hello from', app.folders.user)\n"
+    )
+    started = ["-m", "comfyk", "start", "--quick-test-for-ci"]
+    for options in (["--user-directory", "elsewhere"], ["--user-directory=elsewhere"]):
+        done = run(tmp_path, *started, *options, "--set", "folders.user=nowhere")  # the option wins
+        assert (done.returncode, done.stdout) == (0, f"hello from {tmp_path / 'elsewhere'}\n"), done.stderr
+    assert run(tmp_path, *started).stdout == ""

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def overrides_of(base: str | None, sets: Iterable[str]) -> dict[str, Override]:
-    """What `--base-directory` and each `--set` say. Raises OptionError."""
+    """What `--base-directory` and each `--set` say; the option wins. Raises OptionError."""
     overrides: dict[str, Override] = {}
-    if base is not None:
-        overrides["folders.base"] = Override(base, "--base-directory")
     for text in sets:
         key, value = split_setting(text)
         overrides[key] = Override(value, f"--set {text}")
+    if base is not None:
+        overrides["folders.base"] = Override(base, "--base-directory")
     return overrides
 
 

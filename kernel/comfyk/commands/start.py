@@ -32,7 +32,7 @@ from comfyk.hooks import WrongResult
 from comfyk.jobs.store import StoreError
 from comfyk.logs import setup_logging
 from comfyk.plugin_info import ERRORS_FILE
-from comfyk.settings import Settings, plugin_sections
+from comfyk.settings import Override, Settings, plugin_sections
 
 if TYPE_CHECKING:
     from comfyk.app import App
@@ -170,9 +170,11 @@ def _new_event_loop(settings: Settings, plugins: Plugins) -> asyncio.AbstractEve
 def _session(ctx: click.Context, words: Sequence[str]) -> Session:
     """The session with what decides which plugins are there, which must be known before all options are."""
     outer: Session = ctx.obj
-    early = peek(words, ("--config", "--base-directory", "--set"))
-    base = (early["--base-directory"] or [None])[-1]
+    early = peek(words, ("--config", "--base-directory", "--user-directory", "--set"))
+    base, user = ((early[name] or [None])[-1] for name in ("--base-directory", "--user-directory"))
     overrides = {**outer.overrides, **overrides_of(base, early["--set"])}
+    if user is not None:  # the packages of node packs are there, and plugins may be among them
+        overrides["folders.user"] = Override(user, "--user-directory")
     return Session((early["--config"] or [outer.config])[-1], overrides)
 
 
