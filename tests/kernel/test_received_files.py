@@ -84,3 +84,45 @@ def test_leftovers_of_a_killed_server_are_removed(tmp_path: Path) -> None:
         os.utime(path, (age, age))
     remove_leftovers(folders)
     assert sorted(path.name for path in folders.input.iterdir()) == [".comfyk-upload-new", "picture.png"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_leftovers_in_subfolders_are_removed_and_nothing_behind_a_link(tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "base")
+    folders.create()
+    outside = tmp_path / "outside"
+    kept, gone = [], []
+    for folder, stays in (
+        (folders.input / "clipspace", False),
+        (folders.output / "a" / "b" / "c", False),
+        (folders.user / "default" / "workflows" / "old", False),
+        (folders.user / "comfyk" / "generations" / "7" / "site", True),
+        (outside, True),
+    ):
+        folder.mkdir(parents=True)
+        path = folder / ".comfyk-upload-1"
+        path.write_bytes(b"")
+        os.utime(path, (0, 0))
+        (kept if stays else gone).append(path)
+    (folders.output / "linked").symlink_to(outside)
+    (folders.output / "circle").symlink_to(folders.output)
+    (folders.temp / ".comfyk-upload-folder").mkdir()
+    os.utime(folders.temp / ".comfyk-upload-folder", (0, 0))
+    remove_leftovers(folders)
+    assert [path for path in gone if path.exists()] == []
+    assert [path for path in kept if not path.exists()] == []
+    assert (folders.temp / ".comfyk-upload-folder").is_dir()
+
+
+def test_a_walk_for_leftovers_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comfyk.api.received._MOST_ENTRIES", 5)
+    folders = Folders(tmp_path)
+    folders.create()
+    for number in range(10):
+        (folders.input / f"{number}").mkdir()
+    top, deep = folders.input / ".comfyk-upload-top", folders.input / "3" / ".comfyk-upload-deep"
+    for path in (top, deep):
+        path.write_bytes(b"")
+        os.utime(path, (0, 0))
+    remove_leftovers(folders)
+    assert not top.exists() and deep.exists()

@@ -14,12 +14,15 @@ import os
 import shutil
 import time
 import uuid
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
 from comfyk.folders import Folders, resolve_inside
+from comfyk.generation import FOLDER as GENERATIONS
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ F = TypeVar("F")
 _PREFIX = ".comfyk-upload-"
 _PIECE = 1024 * 1024
 _LEFTOVER_AGE = 24 * 3600
+"""Seconds."""
+_MOST_ENTRIES = 300_000
+"""Files and folders of one root that are looked at for leftovers, give or take a folder."""
 
 
 def is_leftover(name: str) -> bool:
@@ -36,14 +42,32 @@ def is_leftover(name: str) -> bool:
 
 
 def remove_leftovers(folders: Folders) -> None:
-    """Remove what uploads left behind when the server was killed."""
-    users = [folder for folder in folders.user.glob("*") if folder.is_dir()]
-    for folder in (folders.input, folders.output, folders.temp, *users):
-        for path in folder.glob(f"{_PREFIX}*"):
+    """Remove what uploads left behind, in whatever subfolder, when the server was killed.
+
+    Links are not followed; in folders of hundreds of thousands of files not all subfolders are looked at. Blocks.
+    """
+    packages = folders.user / GENERATIONS
+    for root in (folders.input, folders.output, folders.temp, folders.user):
+        for entry in _files_below(root, packages):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
-                    path.unlink()
-                    log.info("removed %s, left by an unfinished upload", path)
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_AGE:
+                    os.unlink(entry.path)
+                    log.info("removed %s, left by an unfinished upload", entry.path)
+
+
+def _files_below(root: Path, but: Path) -> Iterator[os.DirEntry[str]]:
+    """The files of unfinished uploads, those of the upper folders first; the folder `but` is left out."""
+    folders = deque([str(root)])
+    seen = 0
+    while folders and seen < _MOST_ENTRIES:
+        with suppress(OSError), os.scandir(folders.popleft()) as entries:
+            for entry in entries:
+                seen += 1
+                if is_leftover(entry.name):
+                    if entry.is_file(follow_symlinks=False):
+                        yield entry
+                elif entry.is_dir(follow_symlinks=False) and entry.path != str(but):
+                    folders.append(entry.path)
 
 
 class ReceivedFile:

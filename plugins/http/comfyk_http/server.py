@@ -44,6 +44,7 @@ class HttpServer:
         self._app = app
         self._settings = settings
         self._runner: web.AppRunner | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
 
     @property
@@ -56,7 +57,6 @@ class HttpServer:
 
     async def start(self) -> None:
         """Listen on all addresses. Raises OSError that says which address it could not have, and why."""
-        remove_leftovers(self._app.folders)
         logging.getLogger("aiohttp.server").addFilter(_no_broken_requests)
         tls = self._settings.tls()
         self._runner = web.AppRunner(
@@ -75,6 +75,7 @@ class HttpServer:
             await self._runner.cleanup()
             raise
         self._unsubscribe = self._app.events.subscribe(self.hub.on_event)
+        self._tidying = asyncio.create_task(asyncio.to_thread(remove_leftovers, self._app.folders))
 
     async def stop(self) -> None:
         """Tell the WebSocket clients, let requests end, and close."""
@@ -85,6 +86,9 @@ class HttpServer:
             self._unsubscribe()
         await self.hub.flush(seconds=1)
         await self._runner.cleanup()
+        logging.getLogger("aiohttp.server").removeFilter(_no_broken_requests)
+        if self._tidying is not None:
+            await self._tidying
 
     def _say_who_gets_in(self) -> None:
         """Tell the one who starts the server how clients get in, when it is not plain."""
