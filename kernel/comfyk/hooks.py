@@ -1,4 +1,6 @@
-"""Calling hooks: the one place that every call of every hook goes through.
+"""Calling hooks: the one place that every call of a hook goes through, but for `comfyk_add_hooks`.
+
+(That one is asked before there are hooks to call: see `comfyk.plugins`.)
 
 pluggy keeps the order (`tryfirst`, `trylast`), the wrappers and the first results. What comes on top of it here: a
 plugin that fails keeps its failure to itself, what a function returns is checked against the hookspec's annotation
@@ -9,12 +11,12 @@ the other.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from types import SimpleNamespace
-from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
+from types import SimpleNamespace, UnionType
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 import pluggy
 
@@ -46,10 +48,13 @@ def hookspec(
     """Mark a function as a hookspec; an `async def` is an async hook.
 
     What an implementation returns has to fit the function's return annotation (or be None), whose names must be there
-    at run time. `firstresult` ends the call with the first result that is not None. With `raises` an exception ends
-    the call and comes out of it (an exception type: only those); without, it is recorded as the plugin's error and
-    the others are called. `reverse`
-    calls the plugins in the opposite order, for what takes down what another hook has put up.
+    at run time.
+
+    - `firstresult` ends the call with the first result that is not None.
+    - `raises`: an exception ends the call and comes out of it; given an exception type, only such a one. Any other is
+      recorded as the plugin's error, and the other plugins are called.
+    - `reverse` calls the plugins in the opposite order, for what takes down what another hook has put up. Of async
+      hooks only.
     """
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
@@ -90,7 +95,15 @@ class Spec:
     @cached_property
     def returns_awaitables(self) -> bool:
         """Whether what comes back is to be awaited by whoever calls the hook, when the time has come."""
-        return "Awaitable" in str(self.function.__annotations__.get("return"))
+        returned = self._returned
+        kinds = get_args(returned) if get_origin(returned) in (Union, UnionType) else (returned,)
+        return any(_is_awaitable(get_origin(kind) or kind) for kind in kinds)
+
+    @cached_property
+    def _returned(self) -> Any:
+        said = self.function.__annotations__.get("return", Any)
+        only = SimpleNamespace(__annotations__={"return": said})
+        return get_type_hints(only, self.function.__globals__, include_extras=True)["return"]
 
     def check(self, value: Any) -> Any:
         """The value as the annotation has it. Raises WrongResult when it is something else."""
@@ -102,9 +115,7 @@ class Spec:
     def _check(self) -> Callable[[Any], Any] | None:
         from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-        said = self.function.__annotations__.get("return", Any)
-        only = SimpleNamespace(__annotations__={"return": said})
-        returned = get_type_hints(only, self.function.__globals__, include_extras=True)["return"]
+        returned = self._returned
         if returned in (Any, type(None)):
             return None if returned is Any else self._refuse
         adapter: TypeAdapter[Any] = TypeAdapter(
@@ -128,6 +139,10 @@ class Spec:
 
     def _refuse(self, value: Any) -> Any:
         raise WrongResult(f"{self.name} returned {value!r:.80}; it returns nothing")
+
+
+def _is_awaitable(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, Awaitable)
 
 
 def _whole(annotation: Any) -> Any:
@@ -183,8 +198,8 @@ class HookCalls:
         for spec in found.values():
             if spec.reverse and not spec.is_async:
                 raise ValueError(f"{spec.name}: only async hooks are called in reverse order")
-        self.specs.update(found)
         self._manager.add_hookspecs(namespace)
+        self.specs.update(found)
 
     def register(self, plugin: object, name: str) -> dict[str, bool]:
         """Add a plugin's implementations. Raises what pluggy does when one does not fit its spec; then none is added.
@@ -311,6 +326,8 @@ class HookCalls:
             except (Exception, SystemExit) as error:
                 self._failed(spec, plugin, error)
                 return None
+            if returned is not None and spec.returns_awaitables:
+                returned = self._guard_awaited(spec, plugin, returned)
             if returned is not None and (given := _given.get()) is not None:
                 given.append((plugin, returned))
             return returned
@@ -329,6 +346,14 @@ class HookCalls:
                 return None
 
         return guarded
+
+    async def _guard_awaited(self, spec: Spec, plugin: str, returned: Awaitable[Any]) -> Any:
+        """What a plugin returned to be awaited later: its failures are the plugin's too."""
+        try:
+            return await returned
+        except (Exception, SystemExit) as error:
+            self._failed(spec, plugin, error)
+            return None
 
     def _failed(self, spec: Spec, plugin: str, error: BaseException) -> None:
         """Record what a plugin's function raised, or let it out where its hook says so."""
@@ -414,7 +439,7 @@ class BoundHooks:
         spec = self._calls.specs.get(hook)
         if spec is None:
             raise AttributeError(f"there is no hook {hook}")
-        given = {name: value for name, value in self._given.items() if name in spec.arguments}
+        given = self._given_to(spec)
         call = self._calls.call_async if spec.is_async else self._calls.call
 
         def bound(**arguments: Any) -> Any:
@@ -425,17 +450,15 @@ class BoundHooks:
 
     def each(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """The results of a hook with the name of the plugin that each is from."""
-        given = {
-            name: value for name, value in self._given.items() if name in self._calls.specs[hook].arguments
-        }
-        return self._calls.call_each(hook, **given, **arguments)
+        return self._calls.call_each(hook, **self._given_to(self._calls.specs[hook]), **arguments)
 
     def around(self, hook: str, function: Callable[[], Any], **arguments: Any) -> Any:
         """Call a function through the wrappers of a hook."""
-        given = {
-            name: value for name, value in self._given.items() if name in self._calls.specs[hook].arguments
-        }
-        return self._calls.call_extra(hook, function, **given, **arguments)
+        return self._calls.call_extra(hook, function, **self._given_to(self._calls.specs[hook]), **arguments)
+
+    def _given_to(self, spec: Spec) -> dict[str, Any]:
+        """What is filled in of the arguments that a hook takes."""
+        return {name: value for name, value in self._given.items() if name in spec.arguments}
 
     def implements(self, hook: str) -> bool:
         """Whether any plugin has this hook."""

@@ -6,7 +6,6 @@ keeps another one, or the server, from starting: errors are kept per plugin and 
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import inspect
 import json
@@ -21,6 +20,7 @@ from comfyk import builtin, hooks, hookspecs
 from comfyk.atomic import write_file
 from comfyk.hooks import PROJECT, BoundHooks, HookCalls
 from comfyk.plugin_info import PluginError, PluginInfo, PluginState
+from comfyk.settings_sources import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,7 @@ class Plugins:
         for name in [entry_point.name for entry_point in entry_points]:
             plugins._register(name)
         for name in sorted(plugins.disabled - plugins._plugins.keys()):
-            close = difflib.get_close_matches(name, plugins._plugins, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, plugins._plugins)
             log.warning("the setting plugins.disabled names %r, and no plugin is called that%s", name, hint)
         return plugins
 
@@ -140,8 +139,7 @@ class Plugins:
         plugin.hooks = sorted(hooks)
         for hook, optional in hooks.items():
             if hook not in self._hooks.specs and not optional:
-                close = difflib.get_close_matches(hook, self._hooks.specs, 1)
-                hint = f"; did you mean {close[0]}?" if close else ""
+                hint = did_you_mean(hook, self._hooks.specs)
                 self._complain(plugin, hook, f"there is no hook {hook}{hint}")
         for hook in self._hooks.specs.keys() - set(plugin.hooks):
             function = inspect.getattr_static(loaded, hook, None)

@@ -313,7 +313,7 @@ async def test_plugins_have_hooks_for_others(tmp_path: Path) -> None:
     assert app.hook.comfyk_menu_cook(dish="soup") is None
     assert errors(plugins)["sloppy"][0].startswith("WrongResult: comfyk_menu_dishes returned a value")
     assert errors(plugins)["mistaken"] == [
-        "there is no hook comfyk_menu_dish; did you mean comfyk_menu_dishes?"
+        "there is no hook comfyk_menu_dish; did you mean 'comfyk_menu_dishes'?"
     ]
 
 
@@ -330,3 +330,54 @@ def test_hooks_that_cannot_be_are_refused(added: Callable[[], Any], said: str) -
     plugins.register(plugin("comfyk_add_hooks", added), "p")
     assert said in errors(plugins)["p"][0]
     assert plugins.call("comfyk_feature_flags", app=None) == []
+
+
+def test_hooks_that_an_earlier_plugin_does_not_fit_are_not_added(tmp_path: Path) -> None:
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_menu_dishes", lambda wine: ["soup"]), "guest")
+    plugins.register(plugin("comfyk_add_hooks", lambda: Menu()), "menu")
+    assert "wine" in errors(plugins)["menu"][0]
+    with pytest.raises(AttributeError, match="there is no hook comfyk_menu_dishes"):
+        kernel_app(tmp_path, plugins).hook.comfyk_menu_dishes()
+
+
+async def test_what_fails_while_it_is_awaited_is_the_plugins_error(tmp_path: Path) -> None:
+    async def fails() -> None:
+        raise OSError("the download broke")
+
+    async def leaves() -> None:
+        raise SystemExit(3)
+
+    async def comes() -> str:
+        return "here"
+
+    plugins = Plugins()
+    for name, wait in {"broken": fails, "rude": leaves, "good": comes}.items():
+        plugins.register(plugin("comfyk_before_job", lambda job, wait=wait: wait()), name)
+    waiting = kernel_app(tmp_path, plugins).hook.comfyk_before_job(job=None)
+    assert errors(plugins) == {}
+    assert sorted(map(str, [await one for one in waiting])) == ["None", "None", "here"]
+    assert errors(plugins) == {"broken": ["OSError: the download broke"], "rude": ["SystemExit: 3"]}
+
+
+class AwaitableSoup:
+    """Nothing to await, whatever it is called."""
+
+
+class Soups:
+    @hookspec
+    def comfyk_soups(self) -> AwaitableSoup | None:
+        """Soups."""
+
+
+async def test_a_hook_is_async_by_its_types_and_not_by_their_names(tmp_path: Path) -> None:
+    async def late() -> AwaitableSoup:
+        return AwaitableSoup()
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_add_hooks", lambda: Soups()), "menu")
+    plugins.register(plugin("comfyk_soups", lambda: AwaitableSoup()), "cook")
+    plugins.register(plugin("comfyk_soups", late), "late")
+    [soup] = kernel_app(tmp_path, plugins).hook.comfyk_soups()
+    assert isinstance(soup, AwaitableSoup)
+    assert errors(plugins) == {"late": ["WrongResult: comfyk_soups cannot be async"]}

@@ -99,7 +99,7 @@ def test_names_that_are_no_hooks_are_reported() -> None:
     assert errors(plugins, "p") == [
         (
             "comfyk_register_node",
-            "there is no hook comfyk_register_node; did you mean comfyk_register_nodes?",
+            "there is no hook comfyk_register_node; did you mean 'comfyk_register_nodes'?",
         ),
         ("comfyk_event", "comfyk_event has no @hookimpl and is not called"),
     ]
