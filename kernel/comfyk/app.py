@@ -138,7 +138,8 @@ class App:
     async def open_database(self, name: str, migrations: Path | None = None) -> Database:
         """A database of a plugin's own, opened by another plugin such as storage; closed when the app stops.
 
-        `name` is a plugin's name, or begins with it; `migrations` is a folder of alembic revisions, which are applied.
+        `name` is a plugin's name with `_` for `-`, or begins with that; `migrations` is a folder of alembic revisions,
+        which are applied.
         Raises DatabaseError.
         """
         with self.active():

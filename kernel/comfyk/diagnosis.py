@@ -1,4 +1,7 @@
-"""What the kernel itself says in `comfyk doctor`. Nothing is changed, nothing is created."""
+"""The kernel's own findings in `comfyk doctor`: plugins, generation, packs, folders, disks.
+
+Nothing is changed, nothing is created. What a finding is, for all plugins, is in `comfyk.doctor`.
+"""
 
 from __future__ import annotations
 

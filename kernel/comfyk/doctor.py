@@ -1,4 +1,7 @@
-"""What `comfyk doctor` finds: plugins return these in `comfyk_doctor`."""
+"""What a finding of `comfyk doctor` is, for plugins to return in `comfyk_doctor`.
+
+What the kernel itself finds is in `comfyk.diagnosis`, the command in `comfyk.commands.doctor`.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,8 @@ class JobQueued(JobEvent):
 
 @dataclass(slots=True, kw_only=True)
 class JobEnded(JobEvent):
-    """A job has ended in whatever way, also one that never ran: it is stored, clients know. Not told to them."""
+    """A job has ended in whatever way, also one that never ran. It is in the history, unless it was taken out of the
+    line while it waited: then it is stored nowhere. Clients know; this is not told to them."""
 
     status: str
     """A `JobStatus`: `completed`, `failed` or `cancelled`."""

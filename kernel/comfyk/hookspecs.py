@@ -151,7 +151,8 @@ async def comfyk_shutdown(app: App) -> None:
 
 @hookspec
 def comfyk_event(app: App, event: Event) -> None:
-    """Something happened; `comfyk.events` lists what.
+    """Something happened; `comfyk.events` lists what, beside `comfyk.packs.PacksChanged` and
+    `comfyk.tasks.TaskChanged`.
 
     When: after each event, in order. `app.events.subscribe(listener, *types)` hears fewer and costs less.
     Thread: the event loop's: do not block.
@@ -311,7 +312,8 @@ def comfyk_open_job_store(app: App) -> JobStore | None:  # type: ignore[return]
 def comfyk_open_database(app: App, name: str, migrations: Path | None) -> Database | None:  # type: ignore[return]
     """Open a database for a plugin: `app.open_database("assets", migrations=...)` calls this. *First result*.
 
-    With SQLite each name has a file of its own, with PostgreSQL a schema of its own. `migrations` is a folder of
+    With SQLite each name has a file of its own, with PostgreSQL a schema of its own. A name is lower-case letters,
+    digits and `_`, a letter first (a plugin `my-notes` asks for `my_notes`). `migrations` is a folder of
     alembic revisions, which are applied.
 
     When: a plugin asks, usually in its startup.
@@ -444,7 +446,8 @@ async def comfyk_job_finished(app: App, job: Job, outcome: Outcome) -> None:
 def comfyk_free_memory(app: App, unload_models: bool, free_memory: bool) -> Mapping[str, Any] | None:  # type: ignore[return]
     """Free what can be made again: loaded models, and with `free_memory` also caches.
 
-    When: `POST /free`, between jobs.
+    When: between jobs, for `POST /free`, and (with `free_memory` alone) each time a pack was unloaded or is loaded
+        anew, so that nothing of its nodes is kept.
     Thread: the executor's.
     Return: what was freed, such as `{"models": 2, "bytes": 4_000_000_000}`.
     On error: recorded.
@@ -575,7 +578,8 @@ def comfyk_websocket_message(app: App, client_id: str, message: Mapping[str, Any
 def comfyk_snapshot(app: App) -> Mapping[str, Any] | None:  # type: ignore[return]
     """What of this plugin belongs into a snapshot of the installation.
 
-    When: a snapshot is taken. Also on an app that never starts.
+    When: a plugin that manages packs takes a snapshot; none that comes with comfyk does yet. Also on an app that never
+        starts.
     Thread: a worker thread; it may block.
     Return: JSON; it is kept under the plugin's name.
     On error: recorded; the snapshot has no part of the plugin's.
@@ -587,7 +591,8 @@ def comfyk_snapshot(app: App) -> Mapping[str, Any] | None:  # type: ignore[retur
 def comfyk_restore(app: App, data: Mapping[str, Any]) -> None:
     """Put back what this plugin gave to a snapshot; `data` has every plugin's part under its name.
 
-    When: a snapshot is restored. Also on an app that never starts.
+    When: a plugin that manages packs restores a snapshot; none that comes with comfyk does yet. Also on an app that
+        never starts.
     Thread: a worker thread; it may block.
     Return: nothing.
     On error: recorded, and told to the one who restores.

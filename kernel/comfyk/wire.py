@@ -1,6 +1,7 @@
 """JSON as it goes over the wire and into the store: one codec, from pydantic, that is fast and strict.
 
-NaN and infinities are not JSON: they are refused when read and written as null.
+NaN and infinities are not JSON: they are refused when read and written as null. A number that is too large for a
+double, such as `1e999`, is JSON: it is read as an infinity, as Python's own `json` does.
 """
 
 from __future__ import annotations

@@ -37,6 +37,11 @@ def test_what_is_not_json_is_refused(text):
         loads(text)
 
 
+def test_a_number_beyond_a_double_is_read_as_infinite_and_written_as_none():
+    assert loads("[1e999, -1e999]") == [math.inf, -math.inf] == json.loads("[1e999, -1e999]")
+    assert dumps(loads("1e999")) == b"null"
+
+
 class Mute:
     def __str__(self):
         raise RuntimeError("no")
