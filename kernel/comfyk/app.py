@@ -108,6 +108,7 @@ class App:
                 self.events,
                 self.hook,
                 self.settings.jobs.max_attempts,
+                self.settings.jobs.max_nodes,
             )
             if self.hook.implements("comfyk_event"):
                 started.callback(self.events.subscribe(self._tell_plugins))

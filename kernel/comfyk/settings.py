@@ -205,6 +205,11 @@ class JobSettings(_KernelSection):
         ge=1,
         description="How often a job is started before it fails, when the server dies while it runs.",
     )
+    max_nodes: int = Field(
+        default=100_000,
+        ge=1,
+        description="How many nodes a prompt may have; one with more is refused before it is looked at.",
+    )
 
 
 LogLevel = Literal["DEBUG", "DETAIL", "INFO", "WARNING", "ERROR", "CRITICAL"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyk.events import EventBus, HistoryDeleted, JobQueued, now_ms
-from comfyk.graph.validation import PromptError, check_shape, validate_prompt
+from comfyk.graph.validation import MAX_NODES, PromptError, check_shape, validate_prompt
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings
 from comfyk.jobs.executor import Executor
@@ -57,6 +57,7 @@ class JobQueue:
         events: EventBus,
         hook: BoundHooks,
         max_attempts: int,
+        max_nodes: int = MAX_NODES,
     ) -> None:
         self.store = store
         self.paused = False
@@ -65,6 +66,7 @@ class JobQueue:
         self._events = events
         self._hook = hook
         self._max_attempts = max_attempts
+        self._max_nodes = max_nodes
         self._shared = store if isinstance(store, SharedJobStore) else None
         self._wake = asyncio.Event()
         self._line: Line = OwnLine(store) if self._shared is None else SharedLine(self._shared)
@@ -176,7 +178,7 @@ class JobQueue:
         _check_number(number)
         created = now_ms()
         extra_data = {**(extra_data or {}), "create_time": created}
-        prompt = check_shape(prompt)
+        prompt = check_shape(prompt, self._max_nodes)
         self._nodes.apply_replacements(prompt)
         errors = []
         if self._hook.implements("comfyk_validate_prompt"):
