@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, TypeVar
 
-from comfyk.wire import text_of
+from comfyk.ctrl_c import CtrlC
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ _WATCHER_STAYS_S = 30.0
 _FRAMES_SHOWN = 8
 
 
-class CtrlC(KeyboardInterrupt):
-    """Somebody at the keyboard wants the program to end; a plain KeyboardInterrupt is what foreign code raised."""
-
-
 def is_ours(error: BaseException) -> bool:
     """Whether what came out of foreign code has to go on: Ctrl-C, and the cancelling of the task that runs here."""
     if isinstance(error, asyncio.CancelledError):
@@ -48,6 +44,16 @@ def is_ours(error: BaseException) -> bool:
             return False
         return task is not None and task.cancelling() > 0
     return isinstance(error, (CtrlC, GeneratorExit))
+
+
+def text_of(value: Any) -> str:
+    """`str(value)`, also for objects whose author got that wrong."""
+    try:
+        return str(value)
+    except BaseException as error:
+        if is_ours(error):
+            raise
+        return f"<{type(value).__name__}, whose text cannot be had: {type(error).__name__}>"
 
 
 def describe(error: BaseException) -> str:

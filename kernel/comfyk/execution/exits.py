@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from comfyk.foreign_code import is_ours
+
 T = TypeVar("T")
 
 
@@ -15,4 +17,6 @@ async def without_exits(awaitable: Awaitable[T]) -> T:
     except SystemExit as error:
         raise RuntimeError(f"it called sys.exit({error.code})") from error
     except KeyboardInterrupt as error:
+        if is_ours(error):
+            raise
         raise RuntimeError("it raised KeyboardInterrupt") from error

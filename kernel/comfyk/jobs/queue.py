@@ -58,7 +58,9 @@ class JobQueue:
         hook: BoundHooks,
         max_attempts: int,
         max_nodes: int = MAX_NODES,
+        nodes_known: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`nodes_known` returns when all nodes are registered: prompts wait for it."""
         self.store = store
         self.paused = False
         self._executor = executor
@@ -67,6 +69,7 @@ class JobQueue:
         self._hook = hook
         self._max_attempts = max_attempts
         self._max_nodes = max_nodes
+        self._nodes_known = nodes_known
         self._shared = store if isinstance(store, SharedJobStore) else None
         self._wake = asyncio.Event()
         self._line: Line = OwnLine(store) if self._shared is None else SharedLine(self._shared)
@@ -176,6 +179,8 @@ class JobQueue:
         when the id is taken, and StoreError when it cannot be stored.
         """
         _check_number(number)
+        if self._nodes_known is not None:
+            await self._nodes_known()
         created = now_ms()
         extra_data = {**(extra_data or {}), "create_time": created}
         prompt = check_shape(prompt, self._max_nodes)
