@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from comfyk.context import active_app, set_app
 from comfyk.database import Database, DatabaseError
 from comfyk.events import Event, EventBus, SettingsChanged
+from comfyk.foreign_code import is_ours
 from comfyk.jobs.executor import Executor
 from comfyk.jobs.queue import JobQueue
 from comfyk.nodes.object_info import ObjectInfo
@@ -117,7 +118,9 @@ class App:
         try:
             await self.packs.load_all()
             self._register_the_rest()
-        except Exception:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             log.exception("the packs could not be loaded")
         finally:
             self._packs_loaded.set()

@@ -43,7 +43,7 @@ def is_ours(error: BaseException) -> bool:
         except RuntimeError:
             return False
         return task is not None and task.cancelling() > 0
-    return isinstance(error, (CtrlC, GeneratorExit))
+    return isinstance(error, CtrlC)
 
 
 def text_of(value: Any) -> str:
@@ -258,7 +258,7 @@ def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | 
 
 def _as_exception(failure: BaseException) -> BaseException:
     """What a future can hold, and a loop survives."""
-    if isinstance(failure, (StopIteration, KeyboardInterrupt, SystemExit, asyncio.CancelledError)):
+    if not isinstance(failure, Exception) or isinstance(failure, StopIteration):
         error = RuntimeError(describe(failure))
         error.__cause__ = failure
         return error

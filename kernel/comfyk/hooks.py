@@ -449,7 +449,7 @@ async def _kept(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
     try:
         return await awaitable, None
     except BaseException as error:
-        if is_ours(error):
+        if is_ours(error) or isinstance(error, GeneratorExit):  # the coroutine is being closed
             raise
         return None, error
 

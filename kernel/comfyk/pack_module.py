@@ -160,6 +160,8 @@ def _in_a_loop_of_its_own(module: str, work: Coroutine[Any, Any, Any]) -> Any:
 
         try:
             result = await work
+        except asyncio.CancelledError:
+            raise  # its loop ends: that has a reason
         except BaseException as error:
             done.set_exception(error)
             return
@@ -174,10 +176,12 @@ def _in_a_loop_of_its_own(module: str, work: Coroutine[Any, Any, Any]) -> Any:
     def live() -> None:
         try:
             asyncio.run(run())
-        except BaseException as error:  # of another task of the pack: it ends its loop
-            log.error("the event loop of the pack %s has ended: %s", Path(module).name, describe(error))
-        if not done.done():
-            done.set_exception(RuntimeError("its event loop was stopped before comfy_entrypoint() was done"))
+        except BaseException as error:  # perhaps of another task of the pack
+            if done.done():
+                log.error("the event loop of the pack %s has ended: %s", Path(module).name, describe(error))
+            else:
+                problem = f"its event loop ended before comfy_entrypoint() did: {describe(error)}"
+                done.set_exception(RuntimeError(problem))
 
     context = contextvars.copy_context()
     threading.Thread(

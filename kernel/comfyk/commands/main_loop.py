@@ -30,7 +30,9 @@ class Ended(Exception):
 
 
 def run_to_end(main: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop | None = None) -> T:
-    """The result of a command, which runs on this new loop, or on one of asyncio's. Raises what it raises, Ended for what would end the process without a word.
+    """The result of a command, which runs on this new loop, or on one of asyncio's.
+
+    Raises what it raises, Ended for what would end the process without a word.
 
     `sys.exit()` and the like in a callback or a task of somebody else do not end it, nor does `loop.stop()`: they are
     logged, and the loop goes on. Ctrl-C cancels the command, and then comes out as CtrlC; a second one comes at once.

@@ -119,7 +119,12 @@ class Report:
     ) -> None:
         """The job failed, at a node if one is named; `inputs` are those of the node."""
         real, node_type = self._real(node_id)
-        log.error("job %s failed at node %s (%s)", self._job.id, real, node_type, exc_info=error)
+        message = text_of(error)
+        if len(message) <= _MESSAGE_SHOWN:
+            log.error("job %s failed at node %s (%s)", self._job.id, real, node_type, exc_info=error)
+        else:
+            said = f"{type(error).__name__}: {message[:_MESSAGE_SHOWN]}..."
+            log.error("job %s failed at node %s (%s): %s", self._job.id, real, node_type, said)
         if node_id is not None:
             self.progress.finish(node_id, "error")
         self._end(
@@ -128,9 +133,7 @@ class Report:
                 node_id=real,
                 node_type=node_type,
                 executed=list(self.executed),
-                exception_message="\n".join(
-                    [text_of(error)[:_MESSAGE_SHOWN] or type(error).__name__, *advice]
-                ),
+                exception_message="\n".join([message[:_MESSAGE_SHOWN] or type(error).__name__, *advice]),
                 exception_type=_type_name(type(error)),
                 traceback=traceback.format_tb(_beyond_the_kernel(error.__traceback__)),
                 current_inputs={

@@ -25,8 +25,7 @@ COMPRESSED = web.AppKey("object_info_compressed", dict[str, bytes])
 async def get_object_info(request: web.Request) -> web.Response:
     """Answers 304 to a client that has them (`If-None-Match`)."""
     await request.app[APP].packs_loaded()
-    # In a thread: nodes of packs may look through folders to say what inputs they have.
-    body, tag = await asyncio.to_thread(request.app[APP].object_info.all)
+    body, tag = await request.app[APP].object_info.document()
     tag = tag.removeprefix("W/").strip('"')
     headers = {"ETag": f'W/"{tag}"', "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if client_has(request, tag):
@@ -56,7 +55,7 @@ async def get_one(request: web.Request) -> web.Response:
     """As it is among all nodes."""
     name = request.match_info["node_class"]
     await request.app[APP].packs_loaded()
-    info = await asyncio.to_thread(request.app[APP].object_info.one, name)
+    info = await request.app[APP].object_info.entry(name)
     if info is None:
         raise ApiError(404, "not_found", f"There is no node {name!r}.")
     return json_bytes(dumps({name: info}))
