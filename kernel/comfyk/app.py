@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from comfyk.context import active_app, set_app
 from comfyk.database import Database, DatabaseError
 from comfyk.events import Event, EventBus, SettingsChanged
+from comfyk.foreign_code import is_ours
 from comfyk.jobs.executor import Executor
 from comfyk.jobs.queue import JobQueue
 from comfyk.nodes.object_info import ObjectInfo
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from comfyk.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_PACKS_WAIT_S = 1.0
+"""How long the packs wait for the server to listen, so that the two do not take turns at the processor."""
 
 
 class App:
@@ -62,6 +67,9 @@ class App:
         self._stop_asked = asyncio.Event()
         self._asked_to_stop = False
         self._registered = False
+        self._packs_wanted = asyncio.Event()
+        self._packs_loaded = asyncio.Event()
+        self._loading: asyncio.Future[None] | None = None
         self._started = AsyncExitStack()
         self._databases = AsyncExitStack()
         self._store = store
@@ -75,27 +83,65 @@ class App:
         set_app(self)
 
     def register(self) -> None:
-        """Let the plugins register folders, nodes and web directories, and load the packs. Runs once."""
+        """Let the plugins register folders, nodes and web directories, and load the packs. Runs once.
+
+        For an app that never starts; one that starts does it by itself, and loads the packs in threads.
+        """
         if self._registered:
             return
+        self._register_own()
+        self.packs.load()
+        self._register_the_rest()
+
+    def _register_own(self) -> None:
+        """Let the plugins register what is theirs."""
         self._registered = True
         with self.active():
             self.hook.comfyk_register_folders(folders=self.folders)
             self.hook.comfyk_register_nodes()
             self.hook.comfyk_before_packs()
-            self.packs.load()
+
+    def _register_the_rest(self) -> None:
+        """Let them register what comes after the packs."""
+        with self.active():
             self.hook.comfyk_register_node_replacements()
             for directories in self.hook.comfyk_register_web_directories():
                 self.web_directories.update(directories)
+        self._packs_loaded.set()
+
+    async def _load_packs(self) -> None:
+        """Load the packs, once the server listens or somebody waits for them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PACKS_WAIT_S):
+                await self._packs_wanted.wait()
+        try:
+            await self.packs.load_all()
+            self._register_the_rest()
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            log.exception("the packs could not be loaded")
+        finally:
+            self._packs_loaded.set()
+
+    async def packs_loaded(self) -> None:
+        """Return when the packs have been loaded, as far as they come to an end. Then all nodes are known."""
+        if not self._packs_loaded.is_set():
+            self._packs_wanted.set()
+            await self._packs_loaded.wait()
 
     async def start(self) -> None:
-        """Open the store, start the executor and the queue. Raises StoreError and the like; then nothing runs."""
+        """Open the store, start the executor and the queue. Raises StoreError and the like; then nothing runs.
+
+        The packs are loaded meanwhile: see `packs_loaded`. `async with app:` waits for them.
+        """
         set_app(self)
         self.events.attach(asyncio.get_running_loop())
         self.folders.create()
         async with AsyncExitStack() as started:
             started.callback(self.settings.listen(self._tell_change))
-            self.register()
+            if not self._registered:
+                self._register_own()
             started.push_async_callback(self._databases.aclose)
             store = self.hook.comfyk_open_job_store() if self._store is None else self._store
             started.push_async_callback(store.close)
@@ -108,6 +154,8 @@ class App:
                 self.events,
                 self.hook,
                 self.settings.jobs.max_attempts,
+                self.settings.jobs.max_nodes,
+                self.packs_loaded,
             )
             if self.hook.implements("comfyk_event"):
                 started.callback(self.events.subscribe(self._tell_plugins))
@@ -118,6 +166,10 @@ class App:
             started.push_async_callback(self.tasks.stop)
             await self.tasks.open()
             await self.hook.comfyk_startup()
+            if not self._packs_loaded.is_set():
+                # Before the queue starts: what was left in it may need nodes of packs.
+                self._loading = asyncio.ensure_future(self.jobs.between_jobs(self._load_packs))
+                await asyncio.sleep(0)
             await self.jobs.start()
             self.packs.run_between(self.jobs.between_jobs, self._forget_results)
             self._started = started.pop_all()
@@ -133,7 +185,9 @@ class App:
 
     async def serve(self) -> list[str]:
         """Let clients in. Returns the addresses that they can use; raises what the listening plugin raises."""
-        return [address for addresses in await self.hook.comfyk_serve() for address in addresses]
+        addresses = [address for addresses in await self.hook.comfyk_serve() for address in addresses]
+        self._packs_wanted.set()
+        return addresses
 
     async def open_database(self, name: str, migrations: Path | None = None) -> Database:
         """A database of a plugin's own, opened by another plugin such as storage; closed when the app stops.
@@ -182,6 +236,11 @@ class App:
 
     async def __aenter__(self) -> App:
         await self.start()
+        try:
+            await self.packs_loaded()
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import comfyk
+from comfyk import ctrl_c
 from comfyk.logs import brief_logging
 
 _COMMANDS = {
@@ -96,6 +97,7 @@ def build_cli() -> click.Group:
 
 def main() -> None:
     """The console script."""
+    ctrl_c.listen()
     brief_logging()
     build_cli()(prog_name="comfyk")
 

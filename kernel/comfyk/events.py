@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from comfyk.foreign_code import is_ours
+
 __all__ = [
     "Event",
     "EventBus",
@@ -403,7 +405,9 @@ class EventBus:
             if not isinstance(event, Event):
                 try:
                     event()
-                except Exception:
+                except BaseException as error:
+                    if is_ours(error):
+                        raise
                     log.exception("a function failed that was to be called on the loop")
                 continue
             listeners = self._listeners_of.get(type(event))
@@ -413,5 +417,7 @@ class EventBus:
             for listener in listeners:
                 try:
                     listener(event)
-                except Exception:
+                except BaseException as error:  # of a plugin, perhaps: it would end the loop
+                    if is_ours(error):
+                        raise
                     log.exception("a listener failed on the event %r", event.type)

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from comfyk.folders import Folders, PathOutsideError, resolve_inside
+from comfyk.foreign_code import is_ours
 from comfyk.settings import FolderSettings, Settings
 from comfyk.settings_sources import Layers
 
@@ -61,7 +62,9 @@ def activate(user: Path) -> None:
     own = list(sys.path)
     try:
         _add(str(site), own)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_ours(error):
+            raise
         sys.path[:] = own
         log.error(
             "A .pth file in %s fails with %r. Starting without the packages of node packs. %s",

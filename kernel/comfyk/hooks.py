@@ -10,6 +10,7 @@ the other.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -19,6 +20,8 @@ from types import SimpleNamespace, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 import pluggy
+
+from comfyk.foreign_code import is_ours, watch
 
 PROJECT = "comfyk"
 
@@ -31,12 +34,19 @@ Raises = bool | type[Exception]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_PATIENCE_S = 30.0
+"""How long what an async hook does is waited for."""
+
 
 @overload
 def hookspec(function: Callable[P, R]) -> Callable[P, R]: ...
 @overload
 def hookspec(
-    *, firstresult: bool = False, raises: Raises = False, reverse: bool = False
+    *,
+    firstresult: bool = False,
+    raises: Raises = False,
+    reverse: bool = False,
+    patience_s: float = _PATIENCE_S,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def hookspec(
     function: Callable[P, R] | None = None,
@@ -44,6 +54,7 @@ def hookspec(
     firstresult: bool = False,
     raises: Raises = False,
     reverse: bool = False,
+    patience_s: float = _PATIENCE_S,
 ) -> Any:
     """Mark a function as a hookspec; an `async def` is an async hook.
 
@@ -55,13 +66,23 @@ def hookspec(
       recorded as the plugin's error, and the other plugins are called.
     - `reverse` calls the plugins in the opposite order, for what takes down what another hook has put up. Of async
       hooks only.
+    - What an async hook does is waited for `patience_s` seconds; then it goes on by itself, and that is recorded.
     """
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
-        function.comfyk_rules = {"firstresult": firstresult, "raises": raises, "reverse": reverse}  # type: ignore[attr-defined]
+        function.comfyk_rules = {  # type: ignore[attr-defined]
+            "firstresult": firstresult,
+            "raises": raises,
+            "reverse": reverse,
+            "patience_s": patience_s,
+        }
         return _mark_spec(function, firstresult=firstresult)
 
     return mark if function is None else mark(function)
+
+
+class HookStuck(Exception):
+    """A plugin's async hook does not come to an end."""
 
 
 class WrongResult(TypeError):
@@ -78,6 +99,7 @@ class Spec:
     firstresult: bool = False
     raises: Raises = False
     reverse: bool = False
+    patience_s: float = _PATIENCE_S
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any]) -> Spec:
@@ -163,6 +185,8 @@ Record = Callable[[str, str, BaseException], None]
 """Keeps a plugin's error: the plugin's name, the hook's, and what was raised."""
 
 
+_waited_for: set[asyncio.Future[Any]] = set()
+"""What async hooks do: a loop holds its tasks weakly."""
 _given: ContextVar[list[tuple[str, Any]] | None] = ContextVar("comfyk_hook_results", default=None)
 """While `call_each` runs: which plugin returned what."""
 
@@ -316,14 +340,17 @@ class HookCalls:
         return wraps(function)(guarded)
 
     def _guard_plain(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        what = f"the hook {spec.name} of the plugin"
+
         def guarded(*arguments: Any) -> Any:
             try:
-                returned = function(*arguments)
+                with watch(what, plugin):
+                    returned = function(*arguments)
                 if inspect.iscoroutine(returned) and not spec.returns_awaitables:
                     returned.close()
                     raise WrongResult(f"{spec.name} cannot be async")
                 returned = spec.check(returned)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 self._failed(spec, plugin, error)
                 return None
             if returned is not None and spec.returns_awaitables:
@@ -335,13 +362,17 @@ class HookCalls:
         return guarded
 
     def _guard_async(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        what = f"the hook {spec.name} of the plugin"
+
         async def guarded(*arguments: Any) -> Any:
             try:
-                returned = function(*arguments)
+                with watch(what, plugin):
+                    returned = function(*arguments)
                 if inspect.isawaitable(returned):
-                    returned = await returned
+                    with watch(what, plugin, awaits=True):
+                        returned = await _patiently(returned, spec)
                 return spec.check(returned)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 self._failed(spec, plugin, error)
                 return None
 
@@ -351,12 +382,14 @@ class HookCalls:
         """What a plugin returned to be awaited later: its failures are the plugin's too."""
         try:
             return await returned
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._failed(spec, plugin, error)
             return None
 
     def _failed(self, spec: Spec, plugin: str, error: BaseException) -> None:
         """Record what a plugin's function raised, or let it out where its hook says so."""
+        if is_ours(error):
+            raise error
         if not spec.lets_out(error):
             self._record(plugin, spec.name, error)
             return
@@ -381,7 +414,7 @@ class HookCalls:
             except StopIteration:
                 self._record(plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once"))
                 wrapper = None
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 self._failed(spec, plugin, error)
                 wrapper = None
             result = yield
@@ -394,7 +427,7 @@ class HookCalls:
                     return self._checked(spec, end.value, result)
                 except TypeError as error:
                     self._record(plugin, spec.name, error)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 self._failed(spec, plugin, error)
             else:
                 wrapper.close()
@@ -414,6 +447,36 @@ class HookCalls:
             )
         seen = {id(one) for one in given}
         return [one if id(one) in seen else spec.check(one) for one in result]
+
+
+async def _patiently(awaitable: Awaitable[Any], spec: Spec) -> Any:
+    """What an async hook gives. Raises HookStuck when that takes too long; it goes on then, and nobody hears of it."""
+    task = asyncio.ensure_future(_kept(awaitable))
+    _waited_for.add(task)
+    task.add_done_callback(_waited_for.discard)
+    try:
+        done, _ = await asyncio.wait([task], timeout=spec.patience_s)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not done:
+        raise HookStuck(
+            f"{spec.name} has not returned for {spec.patience_s:g} s; the others go on without it"
+        )
+    result, error = task.result()
+    if error is not None:
+        raise error
+    return result
+
+
+async def _kept(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """The result, or what is raised: out of a task some would end the loop."""
+    try:
+        return await awaitable, None
+    except BaseException as error:
+        if is_ours(error) or isinstance(error, GeneratorExit):  # the coroutine is being closed
+            raise
+        return None, error
 
 
 def _in_order(implementations: list[pluggy.HookImpl], reverse: bool) -> Iterable[pluggy.HookImpl]:

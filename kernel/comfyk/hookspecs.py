@@ -136,7 +136,7 @@ async def comfyk_serve(app: App) -> list[str] | None:  # type: ignore[return]
     """
 
 
-@hookspec(reverse=True)
+@hookspec(reverse=True, patience_s=10)
 async def comfyk_shutdown(app: App) -> None:
     """Release everything.
 

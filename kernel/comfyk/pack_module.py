@@ -21,6 +21,7 @@ from typing import Any
 
 import pluggy
 
+from comfyk.foreign_code import describe, is_ours, watch
 from comfyk.nodes.registry import NodeRegistry, define
 from comfyk.pack_info import PackInfo
 
@@ -68,8 +69,11 @@ def run_prestartup(pack: PackInfo) -> None:
     if not script.is_file():
         return
     try:
-        _execute(f"{_module_name(pack.path)}.prestartup_script", script)
-    except (Exception, SystemExit) as error:
+        with watch("the prestartup_script.py of the pack", pack.name):
+            _execute(f"{_module_name(pack.path)}.prestartup_script", script)
+    except BaseException as error:
+        if is_ours(error):
+            raise
         pack.error = traceback_of(error)
         log.error("pack %s: its prestartup_script.py failed\n%s", pack.name, pack.error)
 
@@ -164,6 +168,8 @@ def _in_a_loop_of_its_own(module: str, work: Coroutine[Any, Any, Any]) -> Any:
 
         try:
             result = await work
+        except asyncio.CancelledError:
+            raise  # its loop ends: that has a reason
         except BaseException as error:
             done.set_exception(error)
             return
@@ -175,9 +181,19 @@ def _in_a_loop_of_its_own(module: str, work: Coroutine[Any, Any, Any]) -> Any:
         if _running.get(module) is end:
             del _running[module]
 
+    def live() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:  # perhaps of another task of the pack
+            if done.done():
+                log.error("the event loop of the pack %s has ended: %s", Path(module).name, describe(error))
+            else:
+                problem = f"its event loop ended before comfy_entrypoint() did: {describe(error)}"
+                done.set_exception(RuntimeError(problem))
+
     context = contextvars.copy_context()
     threading.Thread(
-        target=context.run, args=(asyncio.run, run()), name=f"comfyk-pack-{Path(module).name}", daemon=True
+        target=context.run, args=(live,), name=f"comfyk-pack-{Path(module).name}", daemon=True
     ).start()
     return done.result()
 
@@ -190,7 +206,9 @@ def _add_node(
 ) -> None:
     try:
         node = define(cls, name=name, display_name=display_name, python_module=pack.source)
-    except Exception as error:
+    except BaseException as error:
+        if is_ours(error):
+            raise
         # The pack's other nodes may be all that a workflow needs.
         problem = f"node {name or getattr(cls, '__name__', cls)}: {traceback_of(error)}"
         pack.error = "\n".join(filter(None, (pack.error, problem)))

@@ -1,8 +1,9 @@
 """Node packs: folders and `.py` files in `custom_nodes` that add nodes and scripts for the web UI.
 
 Which there are, in what state each is, and what a failing one leaves behind: nothing. How one is loaded is a hook's
-business, `comfyk_load_pack`; what the kernel itself loads is in `comfyk.pack_module`. Packs can be loaded and unloaded
-while the server runs: in a worker thread, so that the server goes on, and while no job runs.
+business, `comfyk_load_pack`; what the kernel itself loads is in `comfyk.pack_module`. Packs are loaded in threads, so
+that the server answers meanwhile, and while no job runs, at the start as later on. One that does not come to an end is
+left to itself: the others go on without it, and it counts once it has loaded.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from comfyk.events import Event, EventBus
 from comfyk.folders import Folders
+from comfyk.foreign_code import ForeignThreads, is_ours, watch
 from comfyk.hooks import BoundHooks
 from comfyk.nodes.registry import NodeRegistry
 from comfyk.pack_info import PackInfo, PackState, pack_name, pack_source
@@ -48,6 +52,10 @@ class _Pack:
     """What it put into the web directories."""
     paths: list[str] = field(default_factory=list)
     """What it added to `sys.path`."""
+    prepared: bool = False
+    """Its `prestartup_script.py` has run."""
+    loads_late: bool = False
+    """Its `prestartup_script.py` was left to itself: it loads when that has come to an end."""
 
 
 class Packs:
@@ -75,18 +83,57 @@ class Packs:
         self._between_jobs: BetweenJobs | None = None
         self._forget_results: Callable[[], Awaitable[Any]] | None = None
         self._changing = asyncio.Lock()
+        self._threads = ForeignThreads()
+        self._noting = threading.Lock()
 
     def infos(self) -> list[PackInfo]:
         """What became of each pack, in the order they were loaded."""
         return [pack.info for pack in list(self._packs.values())]
 
     def load(self) -> None:
-        """Load every pack that the settings and the plugins allow. Never raises. It blocks: for the start."""
+        """Load every pack that the settings and the plugins allow. Never raises. It blocks."""
         packs = [pack for pack in self._find() if self._allowed(pack.info)]
         for pack in packs:
             run_prestartup(pack.info)
         for pack in packs:
             self._load(pack)
+
+    async def load_all(self) -> None:
+        """The same while the loop goes on. One pack after the other, as far as each comes to an end."""
+        async with self._changing:
+            packs = [pack for pack in self._find() if self._allowed(pack.info)]
+            for pack in packs:
+                if not await self._patiently(pack, partial(self._prepare, pack)):
+                    self._leave(pack)
+            for pack in packs:
+                if not pack.loads_late:
+                    await self._patiently(pack, partial(self._load, pack))
+
+    def _prepare(self, pack: _Pack) -> None:
+        run_prestartup(pack.info)
+        with self._noting:
+            late, pack.prepared = pack.loads_late, True
+        if late:
+            self._load(pack)
+
+    def _leave(self, pack: _Pack) -> None:
+        """Nobody waits any more for its `prestartup_script.py`."""
+        with self._noting:
+            pack.loads_late = not pack.prepared
+
+    async def _patiently(self, pack: _Pack, work: Callable[[], None]) -> bool:
+        """Have something done for a pack in a thread. Returns whether it was done in time; else it goes on alone."""
+        info, patience = pack.info, self._settings.load_timeout
+        doing = asyncio.ensure_future(self._threads.run(work))
+        done, _ = await asyncio.wait([doing], timeout=patience)
+        if done:
+            doing.result()
+            return True
+        log.error(
+            "pack %s has not loaded in %g s (nodes.load_timeout); the others go on", info.name, patience
+        )
+        doing.add_done_callback(lambda _: self._events.emit(PacksChanged(name=info.name, state=info.state)))
+        return False
 
     # --- while running ----------------------------------------------------------------------------------------
 
@@ -124,7 +171,7 @@ class Packs:
         if name in self._packs:
             await self._take_away(name)
         pack = self._packs[name] = _Pack(PackInfo(name, path))
-        await asyncio.to_thread(self._prepare_and_load, pack)
+        await self._patiently(pack, partial(self._prepare_and_load, pack))
         self._events.emit(PacksChanged(name=name, state=pack.info.state))
         return pack.info
 
@@ -141,7 +188,7 @@ class Packs:
         pack = self._packs.pop(name)  # KeyError: it went while this waited for its turn
         if pack.info.state != "loaded":
             return
-        await asyncio.to_thread(self._take_back, pack, loaded=True)
+        await self._patiently(pack, partial(self._take_back, pack, loaded=True))
         if self._forget_results is not None:
             # What its nodes returned is not what other nodes of these names would.
             try:
@@ -156,8 +203,9 @@ class Packs:
         settings = self._settings
         for path in self._paths():
             name = pack_name(path)
-            if name in self._packs:
-                log.warning("skipping %s: %s has the same name", path, self._packs[name].info.path)
+            if (known := self._packs.get(name)) is not None:
+                if known.info.path != path:  # else a plugin has loaded it
+                    log.warning("skipping %s: %s has the same name", path, known.info.path)
                 continue
             pack = self._packs[name] = _Pack(PackInfo(name, path))
             listed = path.name in settings.whitelist or name in settings.whitelist
@@ -202,9 +250,11 @@ class Packs:
         began = time.perf_counter()
         failure: BaseException | None = None
         try:
-            with self._active():
+            with self._active(), watch("the import of the pack", info.name):
                 self._hook.comfyk_load_pack(path=info.path, pack=info)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             failure = error
         info.seconds = time.perf_counter() - began
         pack.paths = [path for path in sys.path if path not in path_before]

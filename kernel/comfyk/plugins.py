@@ -18,6 +18,7 @@ from typing import Any
 
 from comfyk import builtin, hooks, hookspecs
 from comfyk.atomic import write_file
+from comfyk.foreign_code import describe, is_ours, watch
 from comfyk.hooks import PROJECT, BoundHooks, HookCalls
 from comfyk.plugin_info import PluginError, PluginInfo, PluginState
 from comfyk.settings_sources import did_you_mean
@@ -104,8 +105,11 @@ class Plugins:
         if plugin.state == "disabled":
             return
         try:
-            loaded = load()
-        except (Exception, SystemExit) as error:
+            with watch("the import of the plugin", name):
+                loaded = load()
+        except BaseException as error:
+            if is_ours(error):
+                raise
             plugin.state = "failed"
             self._record(plugin, "import", error)
             return
@@ -122,7 +126,9 @@ class Plugins:
                 added = function()  # type: ignore[misc]
                 if added is not None:
                     self._hooks.add_specs(added)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if is_ours(error):
+                    raise
                 self.record(name, "comfyk_add_hooks", error)
 
     def _register(self, name: str) -> None:
@@ -132,7 +138,9 @@ class Plugins:
         plugin = self._plugins[name]
         try:
             hooks = self._hooks.register(loaded, name)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             plugin.state = "failed"
             self._record(plugin, "import", error)
             return
@@ -183,7 +191,7 @@ class Plugins:
         while frames is not None and frames.tb_frame.f_code.co_filename in _HERE:
             frames = frames.tb_next
         text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
-        entry = PluginError(hook, f"{type(error).__name__}: {error}".removesuffix(": "), text)
+        entry = PluginError(hook, describe(error), text)
         known = plugin.errors.get(hook)
         plugin.errors[hook] = entry
         if known is None or known.message != entry.message:  # a failing event listener would fill the log

@@ -151,6 +151,12 @@ class NodeSettings(_KernelSection):
         default=[],
         description="Folder or file names in `custom_nodes` that are loaded although the others are not.",
     )
+    load_timeout: float = Field(
+        default=15,
+        gt=0,
+        description="How many seconds prompts, and the other packs, wait for a pack that is being loaded. It goes on "
+        "loading, and its nodes are there once it has loaded.",
+    )
 
 
 def _cache_lru(arguments: list[str]) -> Mapping[str, Any]:
@@ -204,6 +210,11 @@ class JobSettings(_KernelSection):
         default=2,
         ge=1,
         description="How often a job is started before it fails, when the server dies while it runs.",
+    )
+    max_nodes: int = Field(
+        default=100_000,
+        ge=1,
+        description="How many nodes a prompt may have; one with more is refused before it is looked at.",
     )
 
 

@@ -31,6 +31,7 @@ from typing import Any, ClassVar
 
 from comfyk.atomic import write_file
 from comfyk.events import Event, EventBus, now_ms
+from comfyk.foreign_code import describe, is_ours
 
 __all__ = ["Task", "TaskChanged", "TaskStatus", "Tasks", "Work"]
 
@@ -286,9 +287,7 @@ class Tasks:
                 await self._end(task, TaskStatus.FAILED, error=why)
         except Exception as error:
             log.exception("the task %s (%s) failed", task.name, task.title or task.id)
-            await self._end(
-                task, TaskStatus.FAILED, error=f"{type(error).__name__}: {error}".removesuffix(": ")
-            )
+            await self._end(task, TaskStatus.FAILED, error=describe(error))
         else:
             await self._end(task, TaskStatus.COMPLETED, result=result)
 
@@ -378,8 +377,15 @@ class Tasks:
 async def _work(task: Task, work: Work) -> Any:
     try:
         return await work(task)
-    except SystemExit as error:  # out of an asyncio task it would end the server
-        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+    except BaseException as error:  # out of an asyncio task some would end the server
+        if isinstance(error, (Exception, asyncio.CancelledError)) or is_ours(error):
+            raise
+        said = (
+            f"it called sys.exit({error.code!r})"
+            if isinstance(error, SystemExit)
+            else f"it raised {describe(error)}"
+        )
+        raise RuntimeError(said) from error
 
 
 def _read(file: Path) -> Task:

@@ -91,3 +91,18 @@ def test_the_second_ctrl_c_ends_a_server_whose_node_does_not_listen(popen, tmp_p
         server.wait(timeout=1)
     server.send_signal(signal.SIGINT)
     assert server.wait(timeout=5) == 130
+
+
+def test_ctrl_c_ends_a_start_that_a_plugin_holds_up(popen, tmp_path: Path, environment) -> None:
+    """Though a KeyboardInterrupt that the plugin raises itself would not."""
+    site = tmp_path / "site"
+    info = site / "slow-1.dist-info"
+    info.mkdir(parents=True)
+    (site / "slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[comfyk]\nslow = slow\n")
+    environment["PYTHONPATH"] = str(site)
+    server = popen("start", "--port", "0")
+    wait_for(tmp_path / "begun")
+    server.send_signal(signal.SIGINT)
+    assert server.wait(timeout=10) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -381,3 +382,47 @@ async def test_a_hook_is_async_by_its_types_and_not_by_their_names(tmp_path: Pat
     [soup] = kernel_app(tmp_path, plugins).hook.comfyk_soups()
     assert isinstance(soup, AwaitableSoup)
     assert errors(plugins) == {"late": ["WrongResult: comfyk_soups cannot be async"]}
+
+
+async def test_what_an_async_hook_never_ends_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    class Slow:
+        @hookspec(patience_s=0.1)
+        async def comfyk_slow_work(self) -> str | None:
+            """Work."""
+
+    async def for_ever() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    async def at_once() -> str:
+        return "done"
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_add_hooks", lambda: Slow()), "slow")
+    plugins.register(plugin("comfyk_slow_work", for_ever), "stuck")
+    plugins.register(plugin("comfyk_slow_work", at_once), "quick")
+    assert await plugins.call_async("comfyk_slow_work") == ["done"]
+    assert errors(plugins)["stuck"][0].startswith("HookStuck: comfyk_slow_work has not returned for 0.1 s")
+
+
+async def test_what_hooks_do_is_cancelled_with_whoever_waits_for_it(tmp_path: Path) -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work(app: App) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_startup", work), "p")
+    app = kernel_app(tmp_path, plugins)
+    calling = asyncio.create_task(app.hook.comfyk_startup())
+    await begun.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    await asyncio.wait_for(cancelled.wait(), 5)
+    assert errors(plugins) == {}

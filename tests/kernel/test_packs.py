@@ -592,3 +592,39 @@ async def test_nothing_is_unloaded_under_a_job_that_the_stopping_server_interrup
         ended = await asyncio.gather(early, late, return_exceptions=True)
     assert all(isinstance(one, asyncio.CancelledError) for one in ended)  # nobody waits for ever
     assert len(app.seen) == 50 and all(app.seen)
+
+
+@pytest.mark.parametrize("where", ["__init__.py", "prestartup_script.py"])
+async def test_a_pack_that_takes_too_long_is_waited_for_no_more_and_counts_when_it_has_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    late = types.ModuleType("late_pack_gate")
+    late.go = threading.Event()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "late_pack_gate", late)
+    wait = "import late_pack_gate\nassert late_pack_gate.go.wait(20)\n"
+    if where == "__init__.py":
+        pack(tmp_path, "a_late", wait + v1("Late"))
+    else:
+        pack(tmp_path, "a_late", v1("Late"), **{where: wait})
+    pack(tmp_path, "b", v1("B"))
+    async with make_app(tmp_path, **{"nodes.load_timeout": 0.2}) as app:
+        changed: asyncio.Queue[Any] = asyncio.Queue()
+        app.events.subscribe(changed.put_nowait, PacksChanged)
+        assert states(app) == {"a_late": "loading", "b": "loaded"}
+        assert "Late" not in app.nodes and "B" in app.nodes
+        late.go.set()  # type: ignore[attr-defined]
+        change = await asyncio.wait_for(changed.get(), 20)
+        assert (change.name, change.state) == ("a_late", "loaded")
+        assert "Late" in app.nodes and app.object_info.one("Late") is not None
+
+
+async def test_an_entry_point_whose_loop_ends_is_not_waited_for(tmp_path: Path) -> None:
+    pack(
+        tmp_path,
+        "stops",
+        "import asyncio\nasync def comfy_entrypoint():\n"
+        "    asyncio.get_running_loop().stop()\n    await asyncio.sleep(1)\n",
+    )
+    async with make_app(tmp_path) as app:
+        (info,) = app.packs.infos()
+        assert info.state == "failed" and "its event loop ended before comfy_entrypoint() did" in info.error

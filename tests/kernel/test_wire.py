@@ -47,6 +47,37 @@ class Mute:
         raise RuntimeError("no")
 
 
+class Exits:
+    def __str__(self):
+        raise SystemExit(0)
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("power", [4298, 4299, 4300, 20_000])
+def test_a_number_that_no_parser_reads_becomes_a_text(power):
+    written = loads(dumps_anything({"a": [1, 10**power, -(10**power)], "b": "text"}))
+    assert written["b"] == "text" and written["a"][0] == 1
+    if power < 4299:
+        assert written["a"][1:] == [10**power, -(10**power)]
+    else:
+        assert all(text.endswith("bits>") for text in written["a"][1:])
+
+
+def test_long_texts_of_digits_stay():
+    for text in ("7" * 4299, "7" * 20_000, "a" + "7" * 4300 + "b" * 9000):
+        assert loads(dumps_anything([text])) == [text]
+
+
+def test_what_would_end_the_process_is_written_too():
+    class Hostile(dict):
+        def items(self):
+            raise SystemExit(0)
+
+    written = loads(dumps_anything({"a": Exits(), "b": Hostile(x=1), "c": 10**5000, Exits(): 2}))
+    assert "Exits" in written["a"] and written["c"] == "<a number of 16,610 bits>"
+
+
 def test_anything_is_written_as_near_as_possible():
     circle: list = [1]
     circle.append(circle)

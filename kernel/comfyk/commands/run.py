@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from comfyk.commands.main_loop import Ended, run_to_end
 from comfyk.commands.run_display import display, label
 from comfyk.commands.session import Session
 from comfyk.commands.workflow_file import Workflow, WorkflowError, read_workflow
+from comfyk.ctrl_c import CtrlC
 from comfyk.jobs.model import JobStatus
 from comfyk.settings import Override
 from comfyk.settings_sources import did_you_mean
@@ -70,10 +71,8 @@ def run(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         read = read_workflow(workflow)
-        result = asyncio.run(_execute(session, overrides, read, changes, quiet=as_json))
-    except WorkflowError as error:
-        raise click.ClickException(str(error)) from error
-    except OSError as error:
+        result = run_to_end(_execute(session, overrides, read, changes, quiet=as_json))
+    except (WorkflowError, OSError, Ended) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
@@ -106,7 +105,7 @@ async def _execute(
             finally:
                 unsubscribe()
         if outcome.status is JobStatus.CANCELLED:
-            raise KeyboardInterrupt
+            raise CtrlC
         return _Result(
             status=outcome.status.value,
             files=list(_files(app, outcome.outputs)),

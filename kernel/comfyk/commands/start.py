@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from comfyk.commands.comfyui_options import COMFYUI_OPTIONS
+from comfyk.commands.main_loop import Ended, end_within, run_to_end
 from comfyk.commands.options import (
     BoundOption,
     Given,
@@ -28,7 +29,7 @@ from comfyk.commands.options import (
     read_options,
 )
 from comfyk.commands.session import Session, overrides_of
-from comfyk.hooks import WrongResult
+from comfyk.hooks import HookStuck, WrongResult
 from comfyk.jobs.store import StoreError
 from comfyk.logs import setup_logging
 from comfyk.plugin_info import ERRORS_FILE
@@ -43,6 +44,12 @@ log = logging.getLogger(__name__)
 # A graph of thousands of nodes is thousands of objects that stay: the default of 700 looks through them all too
 # often. The executor collects after long jobs, so that no tensor waits for it.
 _GC_THRESHOLD = (50_000, 20, 100)
+
+
+_STOP_LIMIT_S = 25.0
+"""How long a stop in good order may take."""
+_LEFT_LIMIT_S = 5.0
+"""How long the process may take to end once the server has stopped."""
 
 
 class NothingListens(Exception):
@@ -61,14 +68,26 @@ async def serve(settings: Settings, plugins: Plugins) -> bool:
     app = App(settings, plugins)
     with _stop_on_signals(app):
         try:
-            async with app:
+            await app.start()
+            try:
                 if not await app.serve():
                     raise NothingListens(_why_nothing_listens(plugins))
-                gc.freeze()  # what is there now stays, so that no collection looks at it
+                freezing = asyncio.ensure_future(_freeze_when_loaded(app))
                 await app.wait_for_stop()
+                end_within(_STOP_LIMIT_S, 1)
+                freezing.cancel()
+            finally:
+                await app.stop()
         finally:
             plugins.save_errors(app.folders.user / ERRORS_FILE)
     return app.restarting
+
+
+async def _freeze_when_loaded(app: App) -> None:
+    """What is there now stays, so no collection need look at it."""
+    gc.freeze()
+    await app.packs_loaded()
+    gc.freeze()
 
 
 def _why_nothing_listens(plugins: Plugins) -> str:
@@ -102,6 +121,7 @@ def _stop_on_signals(app: App) -> Iterator[None]:
         if asked:
             os._exit(128 + signum)
         asked = True
+        end_within(_STOP_LIMIT_S, 1)  # also when something blocks the loop
         loop.call_soon_threadsafe(app.request_stop, False, signal.Signals(signum).name)
 
     # Not loop.add_signal_handler: Windows has none.
@@ -151,14 +171,14 @@ def start(ctx: click.Context, words: tuple[str, ...], help_wanted: bool) -> None
         setup_logging(settings.logging)
         _say_ignored(given)
         gc.set_threshold(*_GC_THRESHOLD)
-        with asyncio.Runner(loop_factory=lambda: _new_event_loop(settings, session.plugins)) as runner:
-            if given.quick_test:
-                runner.run(quick_test(settings, session.plugins))
-                return
-            again = runner.run(serve(settings, session.plugins))
-        if again:
+        loop = _new_event_loop(settings, session.plugins)
+        if given.quick_test:
+            run_to_end(quick_test(settings, session.plugins), loop)
+        elif run_to_end(serve(settings, session.plugins), loop):
             _start_again()
-    except (OSError, StoreError, NothingListens, WrongResult) as error:
+        end_within(_LEFT_LIMIT_S, 0)
+    except (OSError, StoreError, NothingListens, WrongResult, HookStuck, Ended) as error:
+        end_within(_LEFT_LIMIT_S, 1)
         log.debug("the start failed", exc_info=True)
         raise click.ClickException(str(error)) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from comfyk.foreign_code import watch
 from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.nodes.definition import InputTypes, LiveInputs, NodeDef
 from comfyk.nodes.registry import NodeRegistry
@@ -77,7 +78,8 @@ class NodeClasses:
     def _types_of(self, definition: NodeDef) -> InputTypes:
         types = self._types.get(definition.name)
         if types is None:
-            types = self._types[definition.name] = definition.input_types()
+            with watch("the schema of node", definition.name):
+                types = self._types[definition.name] = definition.input_types()
         return types
 
 

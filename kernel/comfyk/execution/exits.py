@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
+
+from comfyk.foreign_code import describe, is_ours
 
 T = TypeVar("T")
 
@@ -14,5 +17,9 @@ async def without_exits(awaitable: Awaitable[T]) -> T:
         return await awaitable
     except SystemExit as error:
         raise RuntimeError(f"it called sys.exit({error.code})") from error
-    except KeyboardInterrupt as error:
-        raise RuntimeError("it raised KeyboardInterrupt") from error
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        if is_ours(error):
+            raise
+        raise RuntimeError(f"it raised {describe(error)}") from error

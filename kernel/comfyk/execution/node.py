@@ -17,11 +17,12 @@ from comfyk import context
 from comfyk.execution.cache import CacheEntry
 from comfyk.execution.exits import without_exits
 from comfyk.execution.mapping import calls, find_blocker, merge, merge_ui
+from comfyk.foreign_code import is_ours, text_of, watch
 from comfyk.graph.signature import Uncacheable
 from comfyk.io import ExecutionBlocker
 from comfyk.nodes.definition import LiveInputs, NodeDef, NodeResult
 from comfyk.nodes.links import Prompt, is_link, unwrap
-from comfyk.wire import text_of
+from comfyk.nodes.results import plain_ui
 
 if TYPE_CHECKING:
     from comfyk.execution.classes import NodeClasses
@@ -222,7 +223,8 @@ class NodeRunner:
         wanted: dict[str, None] = {}
         for index, arguments in enumerate(calls(inputs, definition.input_is_list)):
             with context.node_call(context.NodeCall(self._handle, self._handle.job_id, node_id, index)):
-                answer = definition.call(obj, "check_lazy_status", arguments, live, hidden)
+                with watch("the lazy inputs of node", definition.name):
+                    answer = definition.call(obj, "check_lazy_status", arguments, live, hidden)
                 if inspect.isawaitable(answer):
                     answer = await self._task(answer)
             if isinstance(answer, (list, tuple, set)):
@@ -266,7 +268,9 @@ class NodeRunner:
         """What the node's fingerprint method says of its constants. Raises Uncacheable when that fails."""
         try:
             return await self._fingerprint(node_id, definition, inputs)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             reason = text_of(error)
             log.warning("node %s (%s) has no fingerprint, so it runs: %s", node_id, definition.name, reason)
             raise Uncacheable from error
@@ -282,16 +286,18 @@ class NodeRunner:
         answers = []
         for index, arguments in enumerate(calls(values, definition.input_is_list)):
             with context.node_call(context.NodeCall(self._handle, self._handle.job_id, node_id, index)):
-                answer = definition.call(definition.cls, "fingerprint", arguments, live, hidden)
+                with watch("the fingerprint of node", definition.name):
+                    answer = definition.call(definition.cls, "fingerprint", arguments, live, hidden)
                 if inspect.isawaitable(answer):
-                    answer = await self._task(answer)
+                    with watch("the fingerprint of node", definition.name, awaits=True):
+                        answer = await self._task(answer)
             answers.append(answer)
         return answers
 
     def _read(self, returned: list[Any], definition: NodeDef, begun: _Begun) -> CacheEntry | Expands:
         results = [item if isinstance(item, NodeResult) else definition.result(item) for item in returned]
         ui_parts = [result.ui for result in results if result.ui is not None]
-        ui = merge_ui(ui_parts) if ui_parts else None
+        ui = plain_ui(merge_ui(ui_parts), definition.name) if ui_parts else None
         width = len(definition.output_types)
         for result in results:
             if result.blocked:

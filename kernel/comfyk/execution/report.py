@@ -23,13 +23,14 @@ from comfyk.events import (
     now_ms,
 )
 from comfyk.execution.progress import JobProgress
+from comfyk.foreign_code import text_of
 from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.jobs.model import Job, JobStatus, Outcome
-from comfyk.wire import text_of
 
 log = logging.getLogger(__name__)
 
 _VALUE_SHOWN = 2000
+_MESSAGE_SHOWN = 20_000
 _KERNEL = f"{Path(__file__).parents[1]}{os.sep}"
 
 
@@ -118,7 +119,12 @@ class Report:
     ) -> None:
         """The job failed, at a node if one is named; `inputs` are those of the node."""
         real, node_type = self._real(node_id)
-        log.error("job %s failed at node %s (%s)", self._job.id, real, node_type, exc_info=error)
+        message = text_of(error)
+        if len(message) <= _MESSAGE_SHOWN:
+            log.error("job %s failed at node %s (%s)", self._job.id, real, node_type, exc_info=error)
+        else:
+            said = f"{type(error).__name__}: {message[:_MESSAGE_SHOWN]}..."
+            log.error("job %s failed at node %s (%s): %s", self._job.id, real, node_type, said)
         if node_id is not None:
             self.progress.finish(node_id, "error")
         self._end(
@@ -127,7 +133,7 @@ class Report:
                 node_id=real,
                 node_type=node_type,
                 executed=list(self.executed),
-                exception_message="\n".join([text_of(error) or type(error).__name__, *advice]),
+                exception_message="\n".join([message[:_MESSAGE_SHOWN] or type(error).__name__, *advice]),
                 exception_type=_type_name(type(error)),
                 traceback=traceback.format_tb(_beyond_the_kernel(error.__traceback__)),
                 current_inputs={
@@ -169,6 +175,6 @@ def _type_name(kind: type) -> str:
 
 def _brief(value: Any) -> Any:
     """A value as an error message shows it."""
-    if value is None or isinstance(value, (int, float, bool)):
+    if value is None or isinstance(value, (float, bool)) or (type(value) is int and abs(value) < 2**64):
         return value
     return text_of(value)[:_VALUE_SHOWN]

@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
 
+from comfyk.foreign_code import is_ours, watch
+from comfyk.graph.errors import ERRORS_SHOWN, Error, cut, error, joined, shown
 from comfyk.io import ExecutionBlocker
 from comfyk.nodes.definition import InputSpec, InputTypes, LiveInputs, NodeDef
 from comfyk.nodes.links import Prompt, is_link, unwrap
 from comfyk.nodes.types import is_compatible
 from comfyk.wire import text_of
 
-if TYPE_CHECKING:
-    from comfyk.nodes.registry import NodeRegistry
-
 log = logging.getLogger(__name__)
-
-Error = dict[str, Any]
 
 # A combo with more options than this (a folder of models, say) is not repeated in the error.
 _OPTIONS_SHOWN = 20
-
-
-def error(type: str, message: str, details: str = "", extra_info: Mapping[str, Any] | None = None) -> Error:
-    """An error in the form that clients read."""
-    return {"type": type, "message": message, "details": details, "extra_info": dict(extra_info or {})}
+_WARNINGS = 10
+"""Tracebacks of authors' code in the log, of one prompt."""
+_QUICK_S, _SLOW_S = 0.005, 0.02
+"""A schema that was had in so little time is asked for on the event loop, until it takes so much."""
 
 
 class NodeValidator:
-    """Validates the nodes of one prompt; a class's schema is read once."""
+    """Validates the nodes of one prompt; a class's schema is read once. It blocks as long as authors' code does."""
 
-    def __init__(self, prompt: Prompt, nodes: NodeRegistry) -> None:
+    def __init__(self, prompt: Prompt, definitions: Mapping[str, NodeDef | None]) -> None:
+        """`definitions` are the classes of the prompt's nodes, by name."""
         self._prompt = prompt
-        self._nodes = nodes
+        self._definitions = definitions
         self._types: dict[str, InputTypes] = {}
+        self._warned = 0
 
-    async def validate(self, node_id: str) -> list[Error]:
-        """Everything wrong at this node; its constants are converted in place."""
+    def validate(self, node_id: str) -> list[Error]:
+        """Everything wrong at this node, whose class is known; its constants are converted in place."""
         node = self._prompt[node_id]
-        definition = self._nodes[node["class_type"]]
+        definition = self._definitions[node["class_type"]]
+        assert definition is not None
         values: dict[str, Any] = node["inputs"]
         try:
             types = self._types.get(definition.name)
             if types is None:
-                types = self._types[definition.name] = definition.input_types()
+                types = self._types[definition.name] = self._input_types(definition)
             live = definition.live_inputs(values, types)
             checked_by_author, takes_all = definition.validated_names()
             errors: list[Error] = []
@@ -63,10 +64,16 @@ class NodeValidator:
                 if found is not None:
                     errors.append(found)
             if definition.has("validate") and (checked_by_author or takes_all):
-                errors.extend(await self._ask_author(node_id, definition, live, values, received_types))
+                errors.extend(self._ask_author(node_id, definition, live, values, received_types))
             return errors
-        except (Exception, SystemExit) as failure:
-            log.warning("node %s (%s) failed while it was validated", node_id, definition.name, exc_info=True)
+        except BaseException as failure:
+            if is_ours(failure):
+                raise
+            if self._warned < _WARNINGS:
+                self._warned += 1
+                log.warning(
+                    "node %.200s (%s) failed while it was validated", node_id, definition.name, exc_info=True
+                )
             kind = type(failure)
             extra = {"exception_type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")}
             return [
@@ -74,6 +81,17 @@ class NodeValidator:
                     "exception_during_validation", "Exception when validating node", text_of(failure), extra
                 )
             ]
+
+    @staticmethod
+    def _input_types(definition: NodeDef) -> InputTypes:
+        if definition.is_static:
+            return definition.input_types()
+        begun = time.perf_counter()
+        with watch("the schema of node", definition.name):
+            types = definition.input_types()
+        took = time.perf_counter() - begun
+        definition.schema_is_quick = took < (_SLOW_S if definition.schema_is_quick else _QUICK_S)
+        return types
 
     def _validate_input(
         self,
@@ -90,58 +108,50 @@ class NodeValidator:
             details = name.rpartition(".")[2]
             return error("required_input_missing", "Required input is missing", details, {"input_name": name})
         value = values[name]
-        config = (spec.type, dict(spec.options))
         if isinstance(value, list):
-            return self._validate_link(
-                name, spec, config, value, received_types, "input_types" in checked_by_author
-            )
+            return self._validate_link(name, spec, value, received_types, "input_types" in checked_by_author)
         try:
             value = _convert(spec.type, unwrap(value))
         except (ValueError, TypeError, OverflowError) as failure:
             return error(
                 "invalid_input_type",
                 f"Failed to convert an input value to a {spec.type} value",
-                f"{name}, {value}, {failure}",
-                {
-                    "input_name": name,
-                    "input_config": config,
-                    "received_value": value,
-                    "exception_message": str(failure),
-                },
+                f"{name}, {shown(value)}, {failure}",
+                {**_received(spec, value), "exception_message": cut(str(failure))},
             )
         if value is None and spec.choices is not None:
             message = f"{name}: null is none of the options"
             return error("value_not_in_list", "Value not in list", message, {"input_name": name})
         if not isinstance(value, list):  # a list would read as a link: it stays in its wrapper
             values[name] = value
-        return None if author_checks else _check_limits(name, spec, config, value)
+        return None if author_checks else _check_limits(spec, value)
 
     def _validate_link(
         self,
         name: str,
         spec: InputSpec,
-        config: tuple[Any, Any],
         value: list[Any],
         received_types: dict[str, Any],
         author_checks_types: bool,
     ) -> Error | None:
-        extra: dict[str, Any] = {"input_name": name, "input_config": config, "received_value": value}
         if not is_link(value):
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-            return error("bad_linked_input", message, name, extra)
+            return error("bad_linked_input", message, name, _received(spec, value))
         source = self._prompt.get(value[0])
         if source is None:
             message = "Bad linked input, the node it links to is not in the prompt"
-            return error("bad_linked_input", message, f"{name}: node '{value[0]}'", extra)
+            return error(
+                "bad_linked_input", message, f"{name}: node '{cut(value[0], 200)}'", _received(spec, value)
+            )
         class_type = source.get("class_type")
-        definition = self._nodes.get(class_type) if isinstance(class_type, str) else None
+        definition = self._definitions.get(class_type) if isinstance(class_type, str) else None
         if definition is None:
             return None  # that node is refused for its class
         outputs = definition.output_types
         if value[1] != int(value[1]) or not 0 <= value[1] < len(outputs):
             message = "Bad linked input, the node it links to has no such output"
             details = f"{name}: output {value[1]} of node '{value[0]}', which has {len(outputs)}"
-            return error("bad_linked_input", message, details, extra)
+            return error("bad_linked_input", message, details, _received(spec, value))
         received = outputs[int(value[1])]
         received_types[name] = received
         if author_checks_types or is_compatible(received, spec.type):
@@ -150,10 +160,15 @@ class NodeValidator:
             "return_type_mismatch",
             "Return type mismatch between linked nodes",
             f"{name}, received_type({received}) mismatch input_type({spec.type})",
-            {"input_name": name, "input_config": config, "received_type": received, "linked_node": value},
+            {
+                "input_name": name,
+                "input_config": _config(spec),
+                "received_type": received,
+                "linked_node": shown(value),
+            },
         )
 
-    async def _ask_author(
+    def _ask_author(
         self,
         node_id: str,
         definition: NodeDef,
@@ -178,12 +193,13 @@ class NodeValidator:
         if definition.input_is_list:
             arguments = {name: [value] for name, value in arguments.items()}
         hidden = {"UNIQUE_ID": node_id, "PROMPT": {}, "DYNPROMPT": None}
-        answer = definition.call(definition.cls, "validate", arguments, live, hidden)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        if answer is True or isinstance(answer, ExecutionBlocker):
-            return []
-        reason = "" if answer is False else f" - {answer}"
+        with watch("what checks the inputs of node", definition.name):
+            answer = definition.call(definition.cls, "validate", arguments, live, hidden)
+            if inspect.isawaitable(answer):
+                answer = asyncio.run(_await(answer))
+            if answer is True or isinstance(answer, ExecutionBlocker):
+                return []
+            reason = "" if answer is False else f" - {answer}"
         return [
             error(
                 "custom_validation_failed",
@@ -191,8 +207,25 @@ class NodeValidator:
                 f"{name}{reason}",
                 {"input_name": name},
             )
-            for name in asked or ["(node)"]
+            for name in (asked or ["(node)"])[: ERRORS_SHOWN + 1]
         ]
+
+
+async def _await(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def _received(spec: InputSpec, value: Any) -> dict[str, Any]:
+    """What an error says of an input and its value."""
+    return {"input_name": spec.name, "input_config": _config(spec), "received_value": shown(value)}
+
+
+def _config(spec: InputSpec) -> tuple[Any, Any] | None:
+    """`(type, options)` as an error shows it: not with a long list of choices in it."""
+    for choices in (spec.type, spec.options.get("options")):
+        if isinstance(choices, (list, tuple)) and len(choices) > _OPTIONS_SHOWN:
+            return None
+    return spec.type, dict(spec.options)
 
 
 def _convert(type: Any, value: Any) -> Any:
@@ -211,24 +244,35 @@ def _convert(type: Any, value: Any) -> Any:
     return value
 
 
-def _check_limits(name: str, spec: InputSpec, config: tuple[Any, Any], value: Any) -> Error | None:
-    extra = {"input_name": name, "input_config": config, "received_value": value}
+def _check_limits(spec: InputSpec, value: Any) -> Error | None:
+    name, options = spec.name, spec.options
     if isinstance(value, (int, float)):
-        low, high = spec.options.get("min"), spec.options.get("max")
+        low, high = options.get("min"), options.get("max")
         if isinstance(low, (int, float)) and value < low:
-            return error("value_smaller_than_min", f"Value {value} smaller than min of {low}", name, extra)
+            message = f"Value {shown(value)} smaller than min of {low}"
+            return error("value_smaller_than_min", message, name, _received(spec, value))
         if isinstance(high, (int, float)) and value > high:
-            return error("value_bigger_than_max", f"Value {value} bigger than max of {high}", name, extra)
-    options = spec.choices
-    if options is None:
+            message = f"Value {shown(value)} bigger than max of {high}"
+            return error("value_bigger_than_max", message, name, _received(spec, value))
+    choices = spec.choices
+    if choices is None:
         return None
-    chosen = value if isinstance(value, list) and spec.options.get("multiselect") else [value]
-    unknown = [item for item in chosen if item not in options]
+    chosen = value if isinstance(value, list) and options.get("multiselect") else [value]
+    unknown = _not_among(chosen, choices)
     if not unknown:
         return None
-    shown = str(options)
-    if len(options) > _OPTIONS_SHOWN:
-        shown = f"(list of length {len(options)})"
-        extra["input_config"] = None
-    details = f"{name}: {', '.join(map(repr, unknown))} not in {shown}"
-    return error("value_not_in_list", "Value not in list", details, extra)
+    offered = str(choices) if len(choices) <= _OPTIONS_SHOWN else f"(list of length {len(choices)})"
+    details = f"{name}: {joined((repr(shown(one)) for one in unknown), len(unknown))} not in {offered}"
+    return error("value_not_in_list", "Value not in list", details, _received(spec, value))
+
+
+def _not_among(chosen: Sequence[Any], options: Sequence[Any]) -> Sequence[Any]:
+    """Those that are none of the options; of many, in one go."""
+    if len(chosen) > 1:
+        try:
+            known = set(options)
+            return [item for item in chosen if item not in known]
+        except TypeError:  # lists and objects among them
+            if len(chosen) > len(options):
+                return chosen  # no choice can be made twice, so some are wrong
+    return [item for item in chosen if item not in options]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyk.events import EventBus, HistoryDeleted, JobQueued, now_ms
-from comfyk.graph.validation import PromptError, check_shape, validate_prompt
+from comfyk.graph.validation import MAX_NODES, PromptError, check_shape, validate_prompt
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings
 from comfyk.jobs.executor import Executor
@@ -57,7 +57,10 @@ class JobQueue:
         events: EventBus,
         hook: BoundHooks,
         max_attempts: int,
+        max_nodes: int = MAX_NODES,
+        nodes_known: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`nodes_known` returns when all nodes are registered: prompts wait for it."""
         self.store = store
         self.paused = False
         self._executor = executor
@@ -65,6 +68,8 @@ class JobQueue:
         self._events = events
         self._hook = hook
         self._max_attempts = max_attempts
+        self._max_nodes = max_nodes
+        self._nodes_known = nodes_known
         self._shared = store if isinstance(store, SharedJobStore) else None
         self._wake = asyncio.Event()
         self._line: Line = OwnLine(store) if self._shared is None else SharedLine(self._shared)
@@ -174,9 +179,11 @@ class JobQueue:
         when the id is taken, and StoreError when it cannot be stored.
         """
         _check_number(number)
+        if self._nodes_known is not None:
+            await self._nodes_known()
         created = now_ms()
         extra_data = {**(extra_data or {}), "create_time": created}
-        prompt = check_shape(prompt)
+        prompt = check_shape(prompt, self._max_nodes)
         self._nodes.apply_replacements(prompt)
         errors = []
         if self._hook.implements("comfyk_validate_prompt"):

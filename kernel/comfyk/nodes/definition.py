@@ -94,6 +94,8 @@ class NodeDef(ABC):
     is_async: bool
     is_static: bool
     """Neither the schema nor `info()` ever changes. Then `input_types()` gives the same dict each time."""
+    schema_is_quick: bool = False
+    """`input_types()` was seen to take so little time that the event loop may call it."""
 
     @property
     @abstractmethod

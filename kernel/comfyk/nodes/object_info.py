@@ -1,24 +1,34 @@
 """`object_info`: what clients are told of all nodes, kept ready as JSON.
 
 Each node's entry is kept as bytes. Asking again costs only what may have changed: nothing for static nodes, a
-look at the file lists of those that have some, and a call of INPUT_TYPES for V1 nodes.
+look at the file lists of those that have some, and a call of INPUT_TYPES for V1 nodes. That is code of the nodes'
+authors: it is called outside of any lock, and a node that does not return is shown as it was, or left out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
+from comfyk.foreign_code import FOREIGN, is_ours, watch
 from comfyk.nodes.definition import NodeDef
 from comfyk.nodes.registry import NodeRegistry
 from comfyk.wire import dumps_anything
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PATIENCE_S = 3.0
+"""How long a node may take to say what it is."""
 
 
 @dataclass(slots=True)
@@ -30,28 +40,53 @@ class _Entry:
     entry: bytes | None = None
     """None while the node cannot say what it is."""
     failed: bool = False
+    asked_at: float | None = None
+    """Since when it is being asked what it is, by some thread."""
+    awaited: bool = False
+    """Another thread waits for that."""
+    told: bool = False
+    """The log says that it does not answer."""
 
 
 class ObjectInfo:
     """The `object_info` document of a registry. Safe to use from several threads."""
 
-    def __init__(self, registry: NodeRegistry):
+    def __init__(self, registry: NodeRegistry, *, patience_s: float = _PATIENCE_S):
         self._registry = registry
+        self._patience_s = patience_s
         self._lock = threading.Lock()
+        self._answered = threading.Condition(self._lock)
         self._revision: int | None = None
         self._entries: dict[str, _Entry] = {}
-        self._changing: list[_Entry] = []
         self._document: tuple[bytes, str] | None = None
+
+    async def document(self) -> tuple[bytes, str]:
+        """What `all` returns, in a thread, and however long some nodes take to say what they are."""
+        return await self._in_time(self.all)
+
+    async def entry(self, name: str) -> dict[str, Any] | None:
+        """What `one` returns, likewise."""
+        return await self._in_time(lambda: self.one(name))
+
+    async def _in_time(self, work: Callable[[], T]) -> T:
+        while True:
+            try:
+                async with asyncio.timeout(self._patience_s * 1.1):
+                    return await FOREIGN.run(work)
+            except TimeoutError:
+                pass  # it is stuck at a node, which is passed over the next time
 
     def all(self) -> tuple[bytes, str]:
         """The JSON of all entries, `{name: entry}`, and its strong ETag, quotes included.
 
-        A node that cannot say what it is gets logged once and is left out.
+        A node that cannot say what it is gets logged once and is left out. It blocks as long as authors' code does.
         """
         with self._lock:
             self._follow_registry()
-            for entry in self._changing:
-                self._refresh(entry)
+            changing = [one for one in self._entries.values() if _may_change(one)]
+        for entry in changing:
+            self._refresh(entry)
+        with self._lock:
             if self._document is None:
                 parts = [one.key + one.entry for one in self._entries.values() if one.entry is not None]
                 body = b"{" + b",".join(parts) + b"}"
@@ -64,10 +99,11 @@ class ObjectInfo:
         with self._lock:
             self._follow_registry()
             entry = self._entries.get(name)
-            if entry is None:
-                return None
-            self._refresh(entry)
-            return None if entry.entry is None else from_json(entry.entry)
+        if entry is None:
+            return None
+        self._refresh(entry)
+        written = entry.entry
+        return None if written is None else from_json(written)
 
     def _follow_registry(self) -> None:
         revision = self._registry.revision
@@ -79,31 +115,67 @@ class ObjectInfo:
             known = before.get(definition.name)
             if known is None or known.definition is not definition:
                 known = _Entry(definition, encode(definition.name) + b":")
-                self._refresh(known)
             self._entries[definition.name] = known
-        self._changing = [one for one in self._entries.values() if not one.definition.is_static or one.failed]
         self._document = None
         self._revision = revision
 
     def _refresh(self, entry: _Entry) -> None:
-        definition = entry.definition
-        if definition.is_static and entry.entry is not None:
+        """Ask a node what it is, unless somebody does so in vain."""
+        if not _may_change(entry):
             return
+        with self._lock:
+            while entry.asked_at is not None:
+                left = entry.asked_at + self._patience_s - time.monotonic()
+                if left <= 0:
+                    self._tell(entry)
+                    return
+                entry.awaited = True
+                self._answered.wait(left)
+            entry.asked_at = time.monotonic()
+        found: tuple[bytes, bytes] | None = None
         try:
-            types = definition.input_types()
-            inputs = encode(types)
-            if inputs == entry.inputs and not entry.failed:
-                return
-            written = encode(definition.info(types))
-        except (Exception, SystemExit):
+            found = self._ask(entry)
+        finally:
+            with self._lock:
+                entry.asked_at = None
+                entry.told = False
+                self._take(entry, found)
+                if entry.awaited:
+                    entry.awaited = False
+                    self._answered.notify_all()
+
+    def _ask(self, entry: _Entry) -> tuple[bytes, bytes] | None:
+        """The node's schema and its entry; None when it cannot say."""
+        definition = entry.definition
+        try:
+            with watch("the schema of node", definition.name):
+                types = definition.input_types()
+                inputs = encode(types)
+                if inputs == entry.inputs and not entry.failed and entry.entry is not None:
+                    return inputs, entry.entry
+                return inputs, encode(definition.info(types))
+        except BaseException as error:
+            if is_ours(error):
+                raise
             if not entry.failed:
                 logger.exception("node %s is left out of object_info", definition.name)
-                entry.failed = True
-                entry.inputs = entry.entry = None
-                self._document = None
-            return
-        entry.inputs, entry.entry, entry.failed = inputs, written, False
-        self._document = None
+            return None
+
+    def _take(self, entry: _Entry, found: tuple[bytes, bytes] | None) -> None:
+        inputs, written = found or (None, None)
+        if written is not entry.entry:
+            self._document = None
+        entry.inputs, entry.entry, entry.failed = inputs, written, found is None
+
+    def _tell(self, entry: _Entry) -> None:
+        if not entry.told:
+            entry.told = True
+            how = "left out of object_info" if entry.entry is None else "shown in object_info as it was"
+            logger.error("node %s is %s: its schema does not return", entry.definition.name, how)
+
+
+def _may_change(entry: _Entry) -> bool:
+    return entry.failed or entry.entry is None or not entry.definition.is_static
 
 
 def encode(value: Any) -> bytes:

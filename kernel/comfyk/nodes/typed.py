@@ -48,7 +48,7 @@ class TypedNodeDef(NodeDef):
         self.is_async = inspect.iscoroutinefunction(cls.execute)
         self._live_inputs = schema.live_inputs
         self._same_schema = schema.is_static
-        self.is_static = self._same_schema and not self._live_inputs
+        self.is_static = self.schema_is_quick = self._same_schema and not self._live_inputs
         self._types = schema.input_types() if self.is_static else None
         self._fixed = None
         if self._types is not None and not is_dynamic(self._types):

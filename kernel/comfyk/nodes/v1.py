@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from comfyk.foreign_code import describe, is_ours
 from comfyk.io.node import NodeDefinitionError
 from comfyk.io.schema import Hidden, NodeInfoV1
 from comfyk.nodes.definition import InputSpec, InputTypes, LiveInputs, Method, NodeDef, NodeResult
@@ -89,8 +90,10 @@ class V1NodeDef(NodeDef):
         """As the author gives it, dict subclasses included. Raises NodeDefinitionError when that fails."""
         try:
             types = self.cls.INPUT_TYPES()  # type: ignore[attr-defined]
-        except (Exception, SystemExit) as error:
-            problem = f"raised {type(error).__name__}: {error}; it must be a classmethod that returns a dict"
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            problem = f"raised {describe(error)}; it must be a classmethod that returns a dict"
             raise self._error("INPUT_TYPES", problem) from error
         if not isinstance(types, dict):
             raise self._error("INPUT_TYPES", f"returned {type(types).__name__}; it must return a dict")

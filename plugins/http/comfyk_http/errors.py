@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 from comfyk.api import ApiError, ErrorShape, as_object, operation_of
+from comfyk.foreign_code import is_ours
 from comfyk.jobs import StoreError
 from comfyk.wire import dumps
 
@@ -42,7 +43,9 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return _answer(
             request, ApiError(400, "incomplete_request", "The request did not come whole.", str(error))
         )
-    except Exception:
+    except BaseException as error:  # of a plugin's handler, perhaps: some would end the server
+        if is_ours(error):
+            raise
         log.exception("%s %s failed", request.method, request.path)
         return _answer(
             request, ApiError(500, "internal_error", "The server failed to answer; its log says why.")

@@ -42,11 +42,13 @@ def _file_in(folder: Path, name: str) -> Path | None:
 )
 async def list_extensions(request: web.Request) -> web.Response:
     """The web UI loads each when it starts."""
+    await request.app[APP].packs_loaded()
     return json_answer(await asyncio.to_thread(_scripts, dict(request.app[APP].web_directories)))
 
 
 async def get_extension_file(request: web.Request) -> web.StreamResponse:
     """A file of a web directory. Browsers ask each time whether it changed, since packs are updated in place."""
+    await request.app[APP].packs_loaded()
     folder = request.app[APP].web_directories.get(request.match_info["name"])
     file = _file_in(folder, request.match_info["path"]) if folder is not None else None
     if file is None:

@@ -30,6 +30,7 @@ _NO_KIND = gives("There is no such kind of models", "ErrorObject")
 )
 async def get_kinds(request: web.Request) -> web.Response:
     """Folders are looked through in this order."""
+    await request.app[APP].packs_loaded()
     kinds = request.app[APP].folders.kinds
     return json_answer(
         [
@@ -52,6 +53,7 @@ async def get_kinds(request: web.Request) -> web.Response:
 )
 async def list_files(request: web.Request) -> web.Response:
     """`pathIndex` says in which of the kind's folders a file is."""
+    await request.app[APP].packs_loaded()
     kind = request.match_info["folder"]
     try:
         found = await asyncio.to_thread(model_files.list_files, request.app[APP].folders, kind)

@@ -21,6 +21,7 @@ from comfyk_http.keys import APP
 )
 async def get_model_types(request: web.Request) -> web.Response:
     """Each is a name for `/models/{folder}`."""
+    await request.app[APP].packs_loaded()
     return json_answer(list(request.app[APP].folders.kinds))
 
 
@@ -35,6 +36,7 @@ async def get_model_types(request: web.Request) -> web.Response:
 )
 async def get_models(request: web.Request) -> web.Response:
     """As nodes take them."""
+    await request.app[APP].packs_loaded()
     kind = request.match_info["folder"]
     try:
         names = await asyncio.to_thread(request.app[APP].folders.filenames, kind)
@@ -51,5 +53,6 @@ async def get_models(request: web.Request) -> web.Response:
 )
 async def get_embeddings(request: web.Request) -> web.Response:
     """Without the files' extensions."""
+    await request.app[APP].packs_loaded()
     names = await asyncio.to_thread(request.app[APP].folders.filenames, "embeddings")
     return json_answer([os.path.splitext(name)[0] for name in names])

@@ -24,8 +24,8 @@ COMPRESSED = web.AppKey("object_info_compressed", dict[str, bytes])
 )
 async def get_object_info(request: web.Request) -> web.Response:
     """Answers 304 to a client that has them (`If-None-Match`)."""
-    # In a thread: nodes of packs may look through folders to say what inputs they have.
-    body, tag = await asyncio.to_thread(request.app[APP].object_info.all)
+    await request.app[APP].packs_loaded()
+    body, tag = await request.app[APP].object_info.document()
     tag = tag.removeprefix("W/").strip('"')
     headers = {"ETag": f'W/"{tag}"', "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if client_has(request, tag):
@@ -54,7 +54,8 @@ async def _compressed(kept: dict[str, bytes], tag: str, body: bytes) -> bytes:
 async def get_one(request: web.Request) -> web.Response:
     """As it is among all nodes."""
     name = request.match_info["node_class"]
-    info = await asyncio.to_thread(request.app[APP].object_info.one, name)
+    await request.app[APP].packs_loaded()
+    info = await request.app[APP].object_info.entry(name)
     if info is None:
         raise ApiError(404, "not_found", f"There is no node {name!r}.")
     return json_bytes(dumps({name: info}))

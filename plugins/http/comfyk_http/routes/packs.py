@@ -34,6 +34,7 @@ def _blueprint_folders(app: App) -> Sequence[Path]:
 )
 async def get_templates(request: web.Request) -> web.Response:
     """Each is served as `/workflow_templates/{pack}/{name}.json`."""
+    await request.app[APP].packs_loaded()
     return json_answer(await asyncio.to_thread(pack_files.templates, _packs(request.app[APP])))
 
 
@@ -45,6 +46,7 @@ async def get_templates(request: web.Request) -> web.Response:
 )
 async def get_template_file(request: web.Request) -> web.StreamResponse:
     """A workflow, or the picture of one."""
+    await request.app[APP].packs_loaded()
     info = request.match_info
     packs = _packs(request.app[APP])
     path = await asyncio.to_thread(pack_files.template_file, packs, info["pack"], info["path"])
@@ -61,10 +63,12 @@ async def get_template_file(request: web.Request) -> web.StreamResponse:
 )
 async def get_translations(request: web.Request) -> web.Response:
     """From the `locales` folders of all packs."""
+    await request.app[APP].packs_loaded()
     return json_answer(await asyncio.to_thread(pack_files.translations, _packs(request.app[APP])))
 
 
 async def _blueprints(app: App) -> dict[str, pack_files.Blueprint]:
+    await app.packs_loaded()
     return await asyncio.to_thread(pack_files.blueprints, _packs(app), _blueprint_folders(app))
 
 
@@ -106,5 +110,6 @@ async def get_subgraph(request: web.Request) -> web.Response:
 )
 async def get_node_replacements(request: web.Request) -> web.Response:
     """The server applies them to prompts, the web UI to workflows."""
+    await request.app[APP].packs_loaded()
     replacements = request.app[APP].nodes.replacements
     return json_answer({old: [one.as_dict() for one in new] for old, new in replacements.items()})
