@@ -22,7 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from comfyk.folders import Folders, PathOutsideError, resolve_inside
-from comfyk.settings import FolderSettings, Settings
+from comfyk.kernel_settings import FolderSettings
+from comfyk.settings import Settings
 from comfyk.settings_sources import Layers
 
 log = logging.getLogger(__name__)
