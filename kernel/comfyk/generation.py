@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from comfyk.folders import Folders, PathOutsideError, resolve_inside
 from comfyk.foreign_code import is_ours
-from comfyk.settings import FolderSettings, Settings
+from comfyk.kernel_settings import FolderSettings
+from comfyk.settings import Settings
 from comfyk.settings_sources import Layers
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from comfyk.settings import LogSettings
+    from comfyk.kernel_settings import LogSettings
 
 DETAIL = 15
 """Between DEBUG and INFO, as ComfyUI has it."""

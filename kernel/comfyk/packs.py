@@ -24,10 +24,10 @@ from comfyk.events import Event, EventBus
 from comfyk.folders import Folders
 from comfyk.foreign_code import ForeignThreads, is_ours, watch
 from comfyk.hooks import BoundHooks
+from comfyk.kernel_settings import NodeSettings
 from comfyk.nodes.registry import NodeRegistry
 from comfyk.pack_info import PackInfo, PackState, pack_name, pack_source
 from comfyk.pack_module import forget_modules, run_prestartup, traceback_of
-from comfyk.settings import NodeSettings
 
 __all__ = ["PackInfo", "PackState", "Packs", "PacksChanged", "pack_name", "pack_source"]
 

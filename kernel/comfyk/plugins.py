@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfyk import builtin, hooks, hookspecs
+from comfyk import builtin, hook_spec, hooks, hookspecs
 from comfyk.atomic import write_file
 from comfyk.foreign_code import describe, is_ours, watch
 from comfyk.hooks import PROJECT, BoundHooks, HookCalls
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 KERNEL = "kernel"
 """The plugin that the kernel itself is: there in every process, called last."""
 
-_HERE = (__file__, hooks.__file__)
+_HERE = (__file__, hooks.__file__, hook_spec.__file__)
 
 
 @dataclass(slots=True)

@@ -99,6 +99,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def no_section(name: str, known: Iterable[str]) -> str:
+    """That there is no such section, and which there are."""
+    known = sorted(known)
+    return (
+        f"there is no section {name!r}{did_you_mean(name, known) or ';'} the sections are {', '.join(known)}"
+    )
+
+
+def no_key(section: str, name: str, known: Collection[str]) -> str:
+    """That a section has no such key, and which it has."""
+    hint = did_you_mean(name, known) or ";"
+    return f"there is no key {section}.{name}{hint} [{section}] has {', '.join(known)}"
+
+
 class Layers:
     """The sources of one `Settings` class, strongest first: command line, environment, file."""
 
@@ -203,10 +217,7 @@ class Layers:
         if section in {name.replace("-", "_") for name in silent_plugins} or (silent_plugins and not hint):
             log.debug("%s: section %r belongs to no plugin that is loaded", where, section)
             return
-        known = ", ".join(sorted(self._sections))
-        self.problems.append(
-            f"{where}: there is no section {section!r}{hint or ';'} the sections are {known}"
-        )
+        self.problems.append(f"{where}: {no_section(section, self._sections)}")
 
     def _take_unknown_keys(self, section: str, values: dict[str, Any], index: int) -> None:
         model = self._sections[section]
@@ -215,11 +226,7 @@ class Layers:
         for name in [name for name in values if name not in model.model_fields]:
             where = self._where_in(index, [section, name])
             del values[name]
-            hint = did_you_mean(name, model.model_fields)
-            known = ", ".join(model.model_fields)
-            self.problems.append(
-                f"{where}: there is no key {section}.{name}{hint or ';'} [{section}] has {known}"
-            )
+            self.problems.append(f"{where}: {no_key(section, name, model.model_fields)}")
 
     def _overridden(self, section: str) -> list[str]:
         return [self._override_source(key) for key in self.overrides if key.startswith(f"{section}.")]

@@ -58,8 +58,8 @@ async def test_it_starts_runs_a_prompt_and_stops(tmp_path: Path) -> None:
             assert f"got prompt {job_id}" in log
             assert re.search(rf"Prompt executed in \d+\.\d\d seconds: {job_id}, completed", log), log
             started.send_signal(signal.SIGTERM)
-            while (await ws.receive(10)).type is not aiohttp.WSMsgType.CLOSE:
-                pass
+            while (message := await ws.receive(10)).type is not aiohttp.WSMsgType.CLOSE:
+                assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
             assert ws.close_code == 1001
         assert await asyncio.wait_for(started.wait(), 10) == 0
 

@@ -6,10 +6,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def receive() -> Callable[..., Any]:
+    """`await receive(socket)`: the next message. The test fails when the server closes the socket instead."""
+
+    async def receive(socket: aiohttp.ClientWebSocketResponse, timeout: float = 60) -> aiohttp.WSMessage:
+        message = await socket.receive(timeout=timeout)
+        assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
+        return message
+
+    return receive
 
 
 @pytest.fixture(scope="session")

@@ -28,13 +28,13 @@ async def found(session, server, **query):
         return (await answer.json())["files"]
 
 
-async def test_what_jobs_make_is_found_from_the_moment_they_end(server, session):
+async def test_what_jobs_make_is_found_from_the_moment_they_end(server, session, receive):
     async with session.ws_connect(server.url + "/ws?clientId=me") as socket:
         body = {"prompt": PICTURE, "client_id": "me"}
         async with session.post(server.url + "/prompt", json=body) as answer:
             job_id = (await answer.json())["prompt_id"]
         while True:
-            message = await socket.receive(timeout=60)
+            message = await receive(socket)
             told = json.loads(message.data) if isinstance(message.data, str) else {}
             if told.get("type") == "executed" and told["data"]["node"] == "2":
                 images = told["data"]["output"]["images"]
@@ -59,6 +59,6 @@ async def test_what_jobs_make_is_found_from_the_moment_they_end(server, session)
     while True:  # a task forgets them
         async with session.get(server.url + "/tasks", params={"task_name": "gallery.forget"}) as answer:
             (task,) = (await answer.json())["tasks"]
-        if task["status"] not in ("pending", "running"):
+        if task["status"] not in ("created", "running"):
             break
     assert (task["status"], await found(session, server)) == ("completed", [])

@@ -42,7 +42,7 @@ PROMPT = {
 
 
 async def test_a_server_loads_and_samples_a_model_of_a_plugins_family(
-    make_server, installed, session, tmp_path
+    make_server, installed, session, tmp_path, receive
 ):
     server = make_server(PYTHONPATH=str(installed("model_family")))
     folder = tmp_path / "models" / "checkpoints"
@@ -57,7 +57,7 @@ async def test_a_server_loads_and_samples_a_model_of_a_plugins_family(
             async with session.get(f"{server.url}/history/{job_id}") as answer:
                 if entry := (await answer.json()).get(job_id):
                     break
-            await socket.receive(timeout=60)
+            await receive(socket)
     assert entry["status"]["status_str"] == "success", entry["status"]
     (saved,) = entry["outputs"]["5"]["latents"]
     made = safetensors.torch.load_file(tmp_path / "output" / saved["filename"])["latent_tensor"]

@@ -13,7 +13,7 @@ import pytest
 
 STAMP = """
 import os, time
-from comfyk import progress
+from comfyk import current_app, progress
 
 class Stamp:
     INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING",), "seconds": ("FLOAT",)}})
@@ -27,7 +27,16 @@ class Stamp:
             time.sleep(0.01)
         return {"ui": {"text": [text], "pid": [os.getpid()]}}
 
-NODE_CLASS_MAPPINGS = {"Stamp": Stamp}
+class Tell(Stamp):
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+
+    def run(self):
+        settings, folders = current_app().settings, current_app().folders
+        names = sorted(type(settings).model_fields)
+        told = [settings.execution.cache, str(settings.jobs.max_attempts), str(folders.output), *names]
+        return {"ui": {"text": told}}
+
+NODE_CLASS_MAPPINGS = {"Stamp": Stamp, "Tell": Tell}
 """
 
 
@@ -54,12 +63,17 @@ async def get(session, server, path: str):
         return await answer.json()
 
 
-async def ended(session, server, count: int) -> dict:
-    """The history, once so many jobs are in it: the server tells each time that one ends."""
-    async with session.ws_connect(server.url + "/ws?clientId=watch") as socket:
-        while len(history := await get(session, server, "/history")) < count:
-            await socket.receive(timeout=120)
-    return history
+@pytest.fixture
+def ended(receive):
+    """`await ended(session, server, 3)`: the history, once so many jobs are in it."""
+
+    async def ended(session, server, count: int) -> dict:
+        async with session.ws_connect(server.url + "/ws?clientId=watch") as socket:
+            while len(history := await get(session, server, "/history")) < count:
+                await receive(socket, timeout=120)  # the server tells each time that one ends
+        return history
+
+    return ended
 
 
 def workers(server) -> list[psutil.Process]:
@@ -68,7 +82,7 @@ def workers(server) -> list[psutil.Process]:
     return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
 
 
-async def test_three_jobs_run_at_once_and_each_can_be_interrupted(server, session):
+async def test_three_jobs_run_at_once_and_each_can_be_interrupted(server, session, ended):
     async with session.ws_connect(server.url + "/ws?clientId=me") as socket:
         ids = [await post(session, server, text, 600, client_id="me") for text in "abcde"]
         moving: set[str] = set()
@@ -99,7 +113,7 @@ async def test_three_jobs_run_at_once_and_each_can_be_interrupted(server, sessio
             assert entry["status"]["messages"][-1][0] == "execution_interrupted"
 
 
-async def test_nothing_is_lost_and_nothing_is_twice_when_workers_are_killed(server, session):
+async def test_nothing_is_lost_and_nothing_is_twice_when_workers_are_killed(server, session, ended):
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     ids = [await post(session, server, str(number), chance.uniform(0, 0.4)) for number in range(50)]
@@ -127,7 +141,7 @@ async def kill_at_random(server, chance: random.Random, times: int) -> None:
 
 
 async def test_a_job_that_kills_its_worker_each_time_fails_with_that_reason(
-    make_server, installed, session, prompt
+    make_server, installed, session, prompt, ended
 ):
     server = make_server(PYTHONPATH=str(installed("process_executor")))
     await server.start("--set", "plugins.disabled=core-nodes,frontend")
@@ -140,3 +154,21 @@ async def test_a_job_that_kills_its_worker_each_time_fails_with_that_reason(
     kind, data = history[deadly]["status"]["messages"][-1]
     assert (kind, data["exception_type"]) == ("execution_error", "JobCrashed")
     assert "died 2 times" in data["exception_message"] and "code -9" in data["exception_message"]
+
+
+async def test_a_worker_has_the_settings_of_the_server(
+    make_server, installed, session, tmp_path: Path, ended
+):
+    server = make_server(PYTHONPATH=str(installed("process_executor")), COMFYK_JOBS__MAX_ATTEMPTS="7")
+    (tmp_path / "custom_nodes" / "stamps.py").write_text(STAMP)
+    (tmp_path / "comfyk.toml").write_text('[execution]\ncache = "none"\n[process_executor]\nworkers = 1\n')
+    options = ("--output-directory", str(tmp_path / "made"), "--set", "plugins.disabled=core-nodes,frontend")
+    await server.start(*options)
+    body = {"prompt": {"1": {"class_type": "Tell", "inputs": {}}}}
+    async with session.post(server.url + "/prompt", json=body) as answer:
+        assert answer.status == 200, await answer.text()
+    [entry] = (await ended(session, server, 1)).values()
+    cache, attempts, output, *sections = entry["outputs"]["1"]["text"]
+    assert (cache, attempts, output) == ("none", "7", str(tmp_path / "made"))
+    assert "execution" in sections and "http" not in sections
+    assert len(workers(server)) == 1

@@ -19,7 +19,7 @@ async def answers(session: aiohttp.ClientSession, url: str) -> None:
 
 
 async def test_the_server_restarts_in_place_with_its_queue(
-    make_server, installed, session, prompt, unused_tcp_port
+    make_server, installed, session, prompt, unused_tcp_port, receive
 ):
     server = make_server(PYTHONPATH=str(installed("restart")))
     await server.start("--port", str(unused_tcp_port), "--set", "plugins.disabled=core-nodes,frontend")
@@ -35,7 +35,7 @@ async def test_the_server_restarts_in_place_with_its_queue(
         async with session.post(url + "/restart", json={"reason": "a test"}) as answer:
             assert answer.status == 202 and await answer.json() == {"pid": pid}
         while (message := await socket.receive(timeout=60)).type is not aiohttp.WSMsgType.CLOSE:
-            pass
+            assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
         assert message.data == aiohttp.WSCloseCode.SERVICE_RESTART
     await asyncio.wait_for(answers(session, url), 60)
     assert server.pid == pid and any("restarting: a test" in line for line in server.log)
@@ -45,7 +45,7 @@ async def test_the_server_restarts_in_place_with_its_queue(
                 history = await answer.json()
             if len(history) == 3:
                 break
-            await socket.receive(timeout=60)
+            await receive(socket)
     assert list(history) == ids, "the one that ran runs again, before those that waited"
     assert all(entry["status"]["status_str"] == "success" for entry in history.values())
     assert await server.stop() == 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from comfyk.jobs.model import JobStatus
 from comfyk.jobs.store import DuplicateJobError, JobQuery, StoreError
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.job_store import SqlJobStore, row_of
+from comfyk_storage.writer import Change, _Waiting
+from sqlalchemy import text
 
 
 async def gather(*changes):
@@ -99,6 +103,53 @@ async def test_closing_writes_what_is_queued_and_then_refuses(database_url, make
     again = SqlJobStore.open(database_url)
     assert len(await again.unfinished()) == 50
     await again.close()
+
+
+class ClosedMeanwhile(SimpleQueue):
+    """A queue whose writer is closed by another thread while a change is put into it."""
+
+    def __init__(self, close) -> None:
+        super().__init__()
+        self._closer = threading.Thread(target=close)
+        self._ended = threading.Event()
+
+    def put(self, item, *_) -> None:
+        if item is None:
+            super().put(item)
+            self._ended.set()
+            return
+        self._closer.start()
+        self._ended.wait(0.2)
+        super().put(item)
+
+
+async def test_what_is_queued_while_the_writer_closes_is_written(tmp_path: Path, make_job):
+    store = SqlJobStore.open(f"sqlite:///{tmp_path}/comfyk.db")
+    writer = store._writer
+    before = writer._queue
+    writer._queue = ClosedMeanwhile(writer.close)
+    loop = asyncio.get_running_loop()
+    before.put(_Waiting(Change(text("SELECT 1"), []), loop.create_future(), loop))  # so that it looks again
+    async with asyncio.timeout(10):
+        await store.add(make_job("a"))
+        with pytest.raises(StoreError, match="closed"):
+            await store.add(make_job("late"))
+    assert (await store.get("a")) is not None
+    await store.close()
+
+
+async def test_what_follows_a_change_may_fail_and_nobody_waits_for_ever(tmp_path: Path, make_job, caplog):
+    def fails() -> None:
+        raise RuntimeError("the memory of it is full")
+
+    store = SqlJobStore.open(f"sqlite:///{tmp_path}/comfyk.db")
+    change = Change(store._add, [row_of(make_job("a"), None)], committed=fails)
+    async with asyncio.timeout(10):
+        first, second = store._writer.submit(change), asyncio.ensure_future(store.add(make_job("b")))
+        assert (await first, await second) == (None, None)
+        assert {job.id for job in await store.unfinished()} == {"a", "b"}
+        await store.close()
+    assert "the memory of it is full" in caplog.text
 
 
 async def test_history_that_is_too_old_is_dropped(database_url, make_job, make_outcome):

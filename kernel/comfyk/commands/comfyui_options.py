@@ -5,7 +5,7 @@ Those that a settings section declares mean the same here; `comfyk start` takes 
 
 from __future__ import annotations
 
-from comfyk.settings import Nargs
+from comfyk.settings_fields import Nargs
 
 _FLAGS = """
     auto-launch bf16-text-enc bf16-unet bf16-vae cache-classic cache-none cpu cpu-vae cuda-malloc debug-hang

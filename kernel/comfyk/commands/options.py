@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from comfyk.settings import Nargs, Option, Override
+from comfyk.settings import Option, Override
+from comfyk.settings_fields import Nargs
 from comfyk.settings_sources import did_you_mean
 
 if TYPE_CHECKING:

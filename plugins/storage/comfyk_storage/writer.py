@@ -81,6 +81,8 @@ class Writer:
         self._driver = driver or Driver()
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._closed = False
+        self._closing = threading.Lock()
+        """Nothing is queued behind the end."""
         self._thread = threading.Thread(target=self._run, name="comfyk-storage-writer", daemon=True)
         self._thread.start()
 
@@ -91,16 +93,18 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        if self._closed:
-            future.set_exception(StoreError(f"{self._place} has been closed; start the server again."))
-        else:
-            self._queue.put(_Waiting(change, future, loop))
+        with self._closing:
+            if not self._closed:
+                self._queue.put(_Waiting(change, future, loop))
+                return future
+        future.set_exception(StoreError(f"{self._place} has been closed; start the server again."))
         return future
 
     def close(self) -> None:
         """Write what is queued, then stop. Blocks; call it once."""
-        self._closed = True
-        self._queue.put(None)
+        with self._closing:
+            self._closed = True
+            self._queue.put(None)
         self._thread.join()
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):  # the database has closed it before us
@@ -136,7 +140,10 @@ class Writer:
             for waiting, result in zip(batch, results, strict=True):
                 failed = isinstance(result, StoreError)
                 if waiting.change.committed is not None and not failed:
-                    waiting.change.committed()
+                    try:
+                        waiting.change.committed()
+                    except Exception:  # it is kept all the same, and so are the others
+                        log.exception("what follows a change failed")
                 if waiting.future.done():
                     continue
                 if failed:

@@ -1,7 +1,10 @@
 """Registering nodes, and rewriting prompts that name nodes of old."""
 
+import concurrent.futures
 import copy
 import logging
+import threading
+import time
 
 import pytest
 from comfyk import io
@@ -113,3 +116,31 @@ def test_replacements_go_with_their_source(registry):
     registry.add_replacement(io.NodeReplace("New", "Old"), source="pack")
     registry.remove_source("pack")
     assert registry.replacements == {}
+
+
+def test_a_registry_is_read_while_other_threads_change_it() -> None:
+    registry = NodeRegistry()
+    cls = v1()
+    stop = threading.Event()
+
+    def change(source: str) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            registry.add(cls, name=f"{number % 50}", source=source)
+            registry.add_replacement(io.NodeReplace(f"new{number % 50}", f"old{number % 20}"), source=source)
+            if number % 20 == 0:
+                registry.remove_source(source)
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        changes = [pool.submit(change, source) for source in "abc"]
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            assert len([node.name for node in registry]) <= 50
+            _ = registry.replacements, registry.names("a"), list(registry.class_mappings)
+            for number in range(50):
+                node = registry.get(str(number))
+                assert node is None or node.cls is cls
+        stop.set()
+    for changing in changes:
+        changing.result()

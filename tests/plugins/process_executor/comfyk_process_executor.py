@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -40,7 +41,9 @@ class ProcessExecutor:
 
     def __init__(self, app: App, workers: int) -> None:
         self.capacity = workers
-        self._base = str(app.folders.base)
+        self._settings = app.settings.model_dump(mode="json")  # wherever they are from
+        # Who listens to a worker takes a thread: not one of those that all of the server share.
+        self._threads = ThreadPoolExecutor(workers + 1, "process-executor")
         self._disabled = [*app.settings.plugins.disabled, "process-executor", "http", "storage", "frontend"]
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._workers: list[Worker] = []
@@ -51,14 +54,18 @@ class ProcessExecutor:
             self._add_worker()
 
     def _add_worker(self) -> None:
-        worker = Worker(self._base, self._disabled)
+        worker = Worker(self._settings, self._disabled)
         self._workers.append(worker)
         self._idle.put_nowait(worker)
 
     async def stop(self) -> None:
         for worker in self._workers:
             worker.process.kill()
-            await asyncio.to_thread(worker.process.join)
+            await self._blocking(worker.process.join)
+        self._threads.shutdown(wait=False)
+
+    async def _blocking(self, function: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     def prepare(self, job: Job) -> None:
         return None
@@ -69,12 +76,12 @@ class ProcessExecutor:
         try:
             worker.pipe.send(("run", job))
             while True:
-                kind, value = await asyncio.to_thread(worker.pipe.recv)
+                kind, value = await self._blocking(worker.pipe.recv)
                 if kind == "outcome":
                     return value
                 tell(value)
         except (EOFError, OSError) as error:
-            await asyncio.to_thread(worker.process.join)
+            await self._blocking(worker.process.join)
             code = worker.process.exitcode
             raise ExecutorDied(f"The worker process {worker.process.pid} ended with code {code}.") from error
         finally:
@@ -93,7 +100,7 @@ class ProcessExecutor:
     async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
         for worker in self._workers:
             worker.process.kill()  # nothing frees more; `run` is not under way
-            await asyncio.to_thread(worker.process.join)
+            await self._blocking(worker.process.join)
         count, self._workers, self._idle = len(self._workers), [], asyncio.Queue()
         for _ in range(self.capacity):
             self._add_worker()
@@ -103,22 +110,25 @@ class ProcessExecutor:
 class Worker:
     """One child process and the pipe to it."""
 
-    def __init__(self, base: str, disabled: list[str]) -> None:
+    def __init__(self, settings: dict[str, Any], disabled: list[str]) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=work, args=(theirs, base, disabled), daemon=True)
+        self.process = spawn.Process(target=work, args=(theirs, settings, disabled), daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
 
-def work(pipe: Connection, base: str, disabled: list[str]) -> None:
+def work(pipe: Connection, settings: dict[str, Any], disabled: list[str]) -> None:
     """The child's whole life."""
-    asyncio.run(_work(pipe, base, disabled))
+    asyncio.run(_work(pipe, settings, disabled))
 
 
-async def _work(pipe: Connection, base: str, disabled: list[str]) -> None:
+async def _work(pipe: Connection, settings: dict[str, Any], disabled: list[str]) -> None:
     plugins = Plugins.discover(disabled)
-    app = App(load_settings(plugins, overrides={"folders.base": base}), plugins, store=MemoryJobStore())
+    sections = type(load_settings(plugins)).model_fields  # without those of plugins that are not here
+    given = {f"{name}.{key}": value for name in sections for key, value in settings.get(name, {}).items()}
+    app = App(load_settings(plugins, overrides=given), plugins, store=MemoryJobStore())
+    threads = ThreadPoolExecutor(1, "from-server")
     async with app:
         jobs: set[asyncio.Task[None]] = set()
 
@@ -128,7 +138,7 @@ async def _work(pipe: Connection, base: str, disabled: list[str]) -> None:
 
         while True:
             try:
-                kind, value = await asyncio.to_thread(pipe.recv)
+                kind, value = await asyncio.get_running_loop().run_in_executor(threads, pipe.recv)
             except EOFError:  # the server is gone
                 return
             if kind == "run":
