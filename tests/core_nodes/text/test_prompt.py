@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyk_core_nodes.text.embeddings import find_embedding
+from comfyk_core_nodes.text.embedding_names import find_embedding
 from comfyk_core_nodes.text.prompt import parse_weights
 from comfyk_core_nodes.text.tokenizer import END, START, ClipTokenizer
 from hypothesis import given
@@ -158,3 +158,54 @@ def test_an_embedding_that_cannot_be_loaded_is_left_out(embeddings: ClipTokenize
 def test_a_link_that_leads_up_ends(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path)
     assert find_embedding("nothing", [tmp_path]) is None
+
+
+def spelled(chunk: list[tuple[object, ...]]) -> list[object]:
+    """The tokens between start and end; of a vector its first value."""
+    tokens = [entry[0] for entry in chunk[1:]]
+    spelt = [float(token[0]) if isinstance(token, torch.Tensor) else token for token in tokens]
+    return spelt[: spelt.index(END)]
+
+
+STYLE = [0.5, 0.5]
+CAT, COMMA, DOG, DOT, BANG = 2368, 267, 1929, 269, 256
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("embedding:style,dog", [*STYLE, COMMA, DOG]),
+        ("embedding:style, dog", [*STYLE, COMMA, DOG]),
+        ("embedding:style.", [*STYLE, DOT]),
+        ("embedding:style. dog", [*STYLE, DOT, DOG]),
+        ("embedding:style!", [*STYLE, BANG]),
+        ("(embedding:style:1.2)", STYLE),
+        ("(embedding:style)", STYLE),
+        ("(embedding:style, dog:1.2)", [*STYLE, COMMA, DOG]),
+        ("cat,embedding:style,dog", [CAT, COMMA, *STYLE, COMMA, DOG]),
+        ("embedding:style,embedding:style", [*STYLE, COMMA, *STYLE]),
+        ("embedding:style.safetensors, dog", [*STYLE, COMMA, DOG]),
+        ("embedding:sub/style,dog", [*STYLE, COMMA, DOG]),
+        ("embedding:sub\\style dog", [*STYLE, DOG]),
+        ("embedding:SUB\\none,dog", [COMMA, DOG]),
+        ("embedding:none,dog", [COMMA, DOG]),
+        ("embedding:none. dog", [DOT, DOG]),
+        ("embedding:none embedding:style dog", [*STYLE, DOG]),
+        ("cat embedding:none\ndog", [CAT, DOG]),
+        ("embedding:with,comma dog", [2.0, DOG]),
+        ("embedding:v1.5,dog", [3.0, COMMA, DOG]),
+    ],
+)
+def test_punctuation_beside_an_embedding(
+    embeddings: ClipTokenizer, text: str, expected: list[object]
+) -> None:
+    folder = Path(embeddings.embedding_directory[0])
+    save_file({"emb_params": torch.full((1, 768), 2.0)}, folder / "with,comma.safetensors")
+    save_file({"emb_params": torch.full((1, 768), 3.0)}, folder / "v1.5.safetensors")
+    (chunk,) = embeddings.tokenize_with_weights(text)
+    assert spelled(chunk) == expected
+
+
+def test_a_missing_embedding_is_logged(embeddings: ClipTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    embeddings.tokenize_with_weights("embedding:none,dog")
+    assert "embedding none was not found" in caplog.text

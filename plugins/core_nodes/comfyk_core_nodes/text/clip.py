@@ -15,6 +15,7 @@ from comfyk_core_nodes.text.tokenizer import Chunk, ClipTokenizer, Tokenizer
 from comfyk_core_nodes.weights.assign import assign_weights
 from comfyk_core_nodes.weights.layers import stored_layers
 from comfyk_core_nodes.weights.mapped import drop_pages
+from comfyk_core_nodes.weights.mapped_files import check_all_there
 
 Tokens = Mapping[str, Sequence[Chunk]]
 
@@ -80,6 +81,7 @@ class CLIP:
         cond, pooled = (part.to(intermediate_device()) for part in model.encode_token_weights(tokens))
         for _, layer in stored_layers(model):
             drop_pages(layer.weight)
+        check_all_there()
         if return_dict:
             return {"cond": cond, "pooled_output": pooled}
         return (cond, pooled) if return_pooled else cond

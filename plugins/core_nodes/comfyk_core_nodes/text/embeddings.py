@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,33 +13,6 @@ from torch import Tensor
 from comfyk_core_nodes.weights.files import ModelFileError, load_pickle, load_torch_file
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".safetensors", ".pt", ".bin")
-
-
-def find_embedding(name: str, directories: Iterable[str | os.PathLike[str]]) -> Path | None:
-    """The file of an embedding, with or without its ending, in `directories` or a folder of theirs. None without.
-
-    A name that leads out of the directories finds nothing.
-    """
-    for top in directories:
-        top = Path(top)
-        if not top.is_dir():
-            continue
-        for root, folders, _ in os.walk(top, followlinks=True):
-            folders.sort()
-            for suffix in ("", *SUFFIXES):
-                try:
-                    path = (Path(root) / (name + suffix)).absolute()
-                    inside = Path(os.path.normpath(path)).is_relative_to(Path(root).absolute())
-                    if name and inside and path.is_file():
-                        return path
-                except (OSError, ValueError):  # the name is too long, or has a NUL
-                    return None
-            # Links may lead back up.
-            if len(Path(root).parts) - len(top.parts) > 8:
-                folders.clear()
-    return None
 
 
 def load_embedding(path: Path, width: int, key: str) -> Tensor | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from comfyk_core_nodes.text import bpe
-from comfyk_core_nodes.text.embeddings import find_embedding, load_embedding
+from comfyk_core_nodes.text.embedding_names import EmbeddingName, split_at_embeddings
+from comfyk_core_nodes.text.embeddings import load_embedding
 from comfyk_core_nodes.text.prompt import parse_weights
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ Chunk = list[tuple[Any, ...]]
 START, END = 49406, 49407
 KEEP_TOGETHER = 8
 """A word of fewer tokens is not torn between chunks: it starts the next one."""
-_EMBEDDING = "embedding:"
-_BEFORE_EMBEDDING = re.compile(r"(?<=\s)(?=embedding:)")
 
 
 @dataclass
@@ -50,7 +48,7 @@ class ClipTokenizer:
         parts = [(text, 1.0)] if disable_weights else parse_weights(text)
         words: list[list[tuple[Token, float]]] = []
         for part, weight in parts:
-            for piece in _BEFORE_EMBEDDING.split(part):
+            for piece in split_at_embeddings(part, self.embedding_directory):
                 words.extend([(token, weight) for token in tokens] for tokens in self._words(piece))
         chunks = self._chunks(words)
         return chunks if return_word_ids else [[entry[:2] for entry in chunk] for chunk in chunks]
@@ -59,39 +57,20 @@ class ClipTokenizer:
         vocabulary = bpe.vocabulary()
         return [(entry, vocabulary[entry[0]]) for entry in tokens]
 
-    def _words(self, piece: str) -> list[list[Token]]:
-        """The tokens of a piece of text, as one word; an embedding at its start is a word of its own."""
-        if not piece:
-            return []
-        if not piece.startswith(_EMBEDDING) or not self.embedding_directory:
+    def _words(self, piece: str | EmbeddingName) -> list[list[Token]]:
+        """The tokens of a piece of text, as one word; an embedding is a word of its own."""
+        if isinstance(piece, str):
             return [list(bpe.encode(piece))]
-        vectors, name, rest = self._embedding(piece[len(_EMBEDDING) :].strip("\n"))
         words: list[list[Token]] = []
-        if vectors is None:
-            log.warning("the embedding %s was not found; it is left out", name)
+        if piece.path is None:
+            log.warning("the embedding %s was not found; it is left out", piece.name or "without a name")
         else:
-            words.append(list(vectors))
-        if rest:
-            words.append(list(bpe.encode(rest)))
+            vectors = load_embedding(piece.path, self.embedding_size, self.embedding_key)
+            if vectors is not None:
+                words.append(list(vectors))
+        if piece.rest.strip():
+            words.append(list(bpe.encode(piece.rest)))
         return words
-
-    def _embedding(self, text: str) -> tuple[Tensor | None, str, str]:
-        """The vectors that `text` names, the name, and the text after it."""
-        name, *others = text.split() or [""]
-        rest = " ".join(others)
-        bracket = re.search(r"[<\[]", name)
-        if bracket is not None:
-            rest = name[bracket.start() :] + (f" {rest}" if rest else "")
-            name = name[: bracket.start()]
-        vectors = self._load(name)
-        stripped = name.strip(",")
-        if vectors is None and len(stripped) < len(name):
-            return self._load(stripped), name, f"{name[len(stripped) :]} {rest}"
-        return vectors, name, rest
-
-    def _load(self, name: str) -> Tensor | None:
-        path = find_embedding(name, self.embedding_directory)
-        return None if path is None else load_embedding(path, self.embedding_size, self.embedding_key)
 
     def _chunks(self, words: list[list[tuple[Token, float]]]) -> list[Chunk]:
         room = self.max_length - 1  # for all but the end token
