@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfyk import io
 
 from comfyk_core_nodes.control.names import UNION_CONTROLNET_TYPES, union_type_numbers
-from comfyk_core_nodes.nodes.loaders.model_files import model_names, model_path
+from comfyk_core_nodes.nodes.loaders.model_files import ModelFileNode, model_names, model_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNION_TYPES = ("auto", *UNION_CONTROLNET_TYPES)
 
 
-class ControlNetLoader(io.ComfyNode):
+class ControlNetLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod
@@ -43,7 +43,7 @@ class ControlNetLoader(io.ComfyNode):
         return io.NodeOutput(load_controlnet(model_path("controlnet", control_net_name)))
 
 
-class DiffControlNetLoader(io.ComfyNode):
+class DiffControlNetLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod

@@ -8,7 +8,7 @@ from comfyk import io
 
 from comfyk_core_nodes.families.missing_parts import present
 from comfyk_core_nodes.nodes.limits import MAX_RESOLUTION
-from comfyk_core_nodes.nodes.loaders.model_files import model_names, model_path
+from comfyk_core_nodes.nodes.loaders.model_files import ModelFileNode, PromptNode, model_names, model_path
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from comfyk_core_nodes.text.clip import CLIP
 
 
-class GLIGENLoader(io.ComfyNode):
+class GLIGENLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod
@@ -38,7 +38,7 @@ class GLIGENLoader(io.ComfyNode):
         return io.NodeOutput(load_gligen(model_path("gligen", gligen_name)))
 
 
-class GLIGENTextBoxApply(io.ComfyNode):
+class GLIGENTextBoxApply(PromptNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfyk import io
 
 from comfyk_core_nodes.families.missing_parts import present
-from comfyk_core_nodes.nodes.loaders.model_files import model_names, model_path
+from comfyk_core_nodes.nodes.loaders.model_files import ModelFileNode, model_names, model_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from comfyk_core_nodes.vision.style import StyleModel
 
 
-class CLIPVisionLoader(io.ComfyNode):
+class CLIPVisionLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod
@@ -68,7 +68,7 @@ class CLIPVisionEncode(io.ComfyNode):
         return io.NodeOutput(clip_vision.encode_image(image, crop=crop == "center"))
 
 
-class StyleModelLoader(io.ComfyNode):
+class StyleModelLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfyk import io
 
-from comfyk_core_nodes.nodes.loaders.model_files import model_names, model_path
+from comfyk_core_nodes.nodes.loaders.model_files import ModelFileNode, model_names, model_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from comfyk_core_nodes.upscaling.load import UpscaleModel
 
 
-class UpscaleModelLoader(io.ComfyNode):
+class UpscaleModelLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_upscale_model"
 
     @classmethod

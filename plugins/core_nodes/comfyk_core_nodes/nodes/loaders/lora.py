@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfyk import io
 
-from comfyk_core_nodes.nodes.loaders.model_files import model_names, model_path
+from comfyk_core_nodes.nodes.loaders.model_files import ModelFileNode, model_names, model_path
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
@@ -26,7 +26,7 @@ def _apply(
     return apply_lora(model, clip, weights, strength_model, strength_clip, path)
 
 
-class LoraLoader(io.ComfyNode):
+class LoraLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod
@@ -80,7 +80,7 @@ class LoraLoader(io.ComfyNode):
         return io.NodeOutput(*_apply(model, clip, lora_name, strength_model, strength_clip))
 
 
-class LoraLoaderModelOnly(io.ComfyNode):
+class LoraLoaderModelOnly(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfyk import current_app, io
 
-from comfyk_core_nodes.nodes.loaders.model_files import embedding_folders, model_names, model_path
+from comfyk_core_nodes.nodes.loaders.model_files import (
+    ModelFileNode,
+    embedding_folders,
+    model_names,
+    model_path,
+)
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.text.clip import CLIP
@@ -98,6 +104,16 @@ def _taesd_half(name: str, half: str) -> str | None:
     )
 
 
+def _vae_files(name: str) -> list[Path]:
+    """The files of one of `vae_names`. Raises FileNotFoundError."""
+    if name == PIXEL_SPACE:
+        return []
+    if name in IMAGE_TAES:
+        halves = ((half, _taesd_half(name, half)) for half in ("encoder", "decoder"))
+        return [model_path("vae_approx", file or f"{name}_{half}") for half, file in halves]
+    return [model_path("vae_approx" if name.startswith(VIDEO_TAES) else "vae", name)]
+
+
 def _load_clip(names: Sequence[str], device: str) -> CLIP:
     import torch
 
@@ -109,7 +125,7 @@ def _load_clip(names: Sequence[str], device: str) -> CLIP:
     return clip
 
 
-class CheckpointLoaderSimple(io.ComfyNode):
+class CheckpointLoaderSimple(ModelFileNode):
     """A part that the file does not hold is None."""
 
     RELATIVE_PYTHON_MODULE = "nodes"
@@ -143,7 +159,7 @@ class CheckpointLoaderSimple(io.ComfyNode):
         return io.NodeOutput(found.model, found.clip, found.vae)
 
 
-class CheckpointLoader(io.ComfyNode):
+class CheckpointLoader(ModelFileNode):
     """Of the configuration, v-prediction and clip skip count; everything else is read from the checkpoint."""
 
     RELATIVE_PYTHON_MODULE = "nodes"
@@ -177,7 +193,7 @@ class CheckpointLoader(io.ComfyNode):
         return io.NodeOutput(model, clip, found.vae)
 
 
-class unCLIPCheckpointLoader(io.ComfyNode):
+class unCLIPCheckpointLoader(ModelFileNode):
     """A part that the file does not hold is None."""
 
     RELATIVE_PYTHON_MODULE = "nodes"
@@ -204,7 +220,7 @@ class unCLIPCheckpointLoader(io.ComfyNode):
         return io.NodeOutput(found.model, found.clip, found.vae, vision)
 
 
-class DiffusersLoader(io.ComfyNode):
+class DiffusersLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod
@@ -222,6 +238,12 @@ class DiffusersLoader(io.ComfyNode):
         )
 
     @classmethod
+    def model_files(cls, model_path: str | None = None, **_: Any) -> Iterable[Path]:
+        with suppress(FileNotFoundError):
+            folder = None if model_path is None else find_diffusers_folder(model_path)
+            yield from () if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
+
+    @classmethod
     def execute(cls, model_path: str) -> io.NodeOutput:
         from comfyk_core_nodes.families.diffusers_folder import load_diffusers_folder
 
@@ -229,7 +251,7 @@ class DiffusersLoader(io.ComfyNode):
         return io.NodeOutput(found.model, found.clip, found.vae)
 
 
-class UNETLoader(io.ComfyNode):
+class UNETLoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod
@@ -267,7 +289,7 @@ class UNETLoader(io.ComfyNode):
         return io.NodeOutput(load_diffusion_model(model_path("diffusion_models", unet_name), options))
 
 
-class CLIPLoader(io.ComfyNode):
+class CLIPLoader(ModelFileNode):
     """Which encoder it is, is read from the file; `type` is there for workflows that carry it."""
 
     RELATIVE_PYTHON_MODULE = "nodes"
@@ -302,7 +324,7 @@ class CLIPLoader(io.ComfyNode):
         return io.NodeOutput(_load_clip([clip_name], device))
 
 
-class DualCLIPLoader(io.ComfyNode):
+class DualCLIPLoader(ModelFileNode):
     """Which encoders they are, is read from the files."""
 
     RELATIVE_PYTHON_MODULE = "nodes"
@@ -337,7 +359,7 @@ class DualCLIPLoader(io.ComfyNode):
         return io.NodeOutput(_load_clip([clip_name1, clip_name2], device))
 
 
-class VAELoader(io.ComfyNode):
+class VAELoader(ModelFileNode):
     RELATIVE_PYTHON_MODULE = "nodes"
 
     @classmethod
@@ -356,6 +378,11 @@ class VAELoader(io.ComfyNode):
         )
 
     @classmethod
+    def model_files(cls, vae_name: str | None = None, **_: Any) -> Iterable[Path]:
+        with suppress(FileNotFoundError):
+            yield from _vae_files(vae_name or PIXEL_SPACE)
+
+    @classmethod
     def execute(cls, vae_name: str) -> io.NodeOutput:
         from comfyk_core_nodes.families.checkpoint import load_vae
         from comfyk_core_nodes.vae.small import load_pixel_space, load_taesd
@@ -363,13 +390,8 @@ class VAELoader(io.ComfyNode):
         if vae_name == PIXEL_SPACE:
             return io.NodeOutput(load_pixel_space())
         if vae_name in IMAGE_TAES:
-            halves = [
-                model_path("vae_approx", _taesd_half(vae_name, half) or f"{vae_name}_{half}")
-                for half in ("encoder", "decoder")
-            ]
-            return io.NodeOutput(load_taesd(vae_name, *halves))
-        kind = "vae_approx" if vae_name.startswith(VIDEO_TAES) else "vae"
-        return io.NodeOutput(load_vae(model_path(kind, vae_name)))
+            return io.NodeOutput(load_taesd(vae_name, *_vae_files(vae_name)))
+        return io.NodeOutput(load_vae(*_vae_files(vae_name)))
 
 
 NODES = (

@@ -8,12 +8,13 @@ from comfyk import io
 
 from comfyk_core_nodes.families.missing_parts import present
 from comfyk_core_nodes.nodes.limits import MAX_RESOLUTION
+from comfyk_core_nodes.nodes.loaders.model_files import PromptNode
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.text.clip import CLIP
 
 
-class CLIPTextEncode(io.ComfyNode):
+class CLIPTextEncode(PromptNode):
     """`[[cond [1, T, D], {"pooled_output": [1, P]}]]`."""
 
     RELATIVE_PYTHON_MODULE = "nodes"
@@ -87,7 +88,7 @@ class CLIPSetLastLayer(io.ComfyNode):
         return io.NodeOutput(clip)
 
 
-class CLIPTextEncodeSDXL(io.ComfyNode):
+class CLIPTextEncodeSDXL(PromptNode):
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_clip_sdxl"
 
     @classmethod
@@ -177,7 +178,7 @@ class CLIPTextEncodeSDXL(io.ComfyNode):
         return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens, add_dict=sizes))
 
 
-class CLIPTextEncodeSDXLRefiner(io.ComfyNode):
+class CLIPTextEncodeSDXLRefiner(PromptNode):
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_clip_sdxl"
 
     @classmethod
