@@ -38,13 +38,15 @@ def _import_torch() -> None:
 def job_context() -> Iterator[None]:
     """Run a job without the bookkeeping for gradients (`torch.inference_mode`), on this thread, if torch is there.
 
-    Memory that weights are widened into is kept until its end, and what was freed is given back then.
+    Memory that weights are widened into is kept until its end, and what was freed is given back then. Raises
+    ModelFileError when a file of weights got shorter while it was used, by whatever node.
     """
     torch = loaded_torch()
     if torch is None:
         yield
         return
     from comfyk_core_nodes.weights.mapped import scratch_memory
+    from comfyk_core_nodes.weights.mapped_files import check_all_there
 
     if device_settings().deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -52,6 +54,7 @@ def job_context() -> Iterator[None]:
     try:
         with scratch_memory(), torch.inference_mode():
             yield
+            check_all_there()
     finally:
         if time.monotonic() - started > SHORT_JOB_S:
             give_back()

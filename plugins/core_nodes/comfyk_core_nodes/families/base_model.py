@@ -19,6 +19,7 @@ from comfyk_core_nodes.memory.extensions import wrapped
 from comfyk_core_nodes.sampling import model_sampling as levels
 from comfyk_core_nodes.sampling import prediction
 from comfyk_core_nodes.sampling.conds import CONDCrossAttn, CONDNoiseShape, CONDRegular
+from comfyk_core_nodes.weights.mapped_files import check_all_there
 
 
 class ModelType(Enum):
@@ -107,6 +108,7 @@ class BaseModel(nn.Module):
             transformer_options=dict(transformer_options or {}),
             **conds,
         )
+        check_all_there()
         return self.model_sampling.calculate_denoised(t, output.float(), x)
 
     def get_dtype(self) -> torch.dtype:

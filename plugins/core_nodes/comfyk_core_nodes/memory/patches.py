@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,6 +100,19 @@ def calculate_weight(
         if offset is None and result is not None:
             weight = result
     return weight
+
+
+def tensors_of(patch: Any) -> Iterator[Tensor]:
+    """The tensors that a patch is made of, as far as its kind is known here."""
+    todo = [patch]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, (tuple, list)):
+            todo.extend(part)
+        else:
+            todo.extend(getattr(part, "weights", ()) or ())
 
 
 def _same(change: Tensor) -> Tensor:

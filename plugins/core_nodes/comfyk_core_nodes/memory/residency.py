@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from comfyk_core_nodes.devices.device import CPU
 from comfyk_core_nodes.memory.objects import ObjectPatches
-from comfyk_core_nodes.memory.patches import Patch, patched_weight, string_to_seed
+from comfyk_core_nodes.memory.patches import Patch, patched_weight, string_to_seed, tensors_of
 from comfyk_core_nodes.memory.placement import (
     ModuleState,
     Wanted,
@@ -42,6 +42,7 @@ from comfyk_core_nodes.memory.placement import (
 from comfyk_core_nodes.memory.rounding import stochastic_rounding
 from comfyk_core_nodes.weights.layers import Embedding, StoredWeights
 from comfyk_core_nodes.weights.mapped import drop_pages, scratch_memory
+from comfyk_core_nodes.weights.mapped_files import check_all_there, check_unchanged
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ class Residency:
 
         Only what differs is done: nothing for a model that is there already, and only patched weights when the
         patches change. None is no limit. What does not fit is streamed, and room is left to do so. An exception on
-        the way, also an interrupt, leaves the model at home whole.
+        the way, also an interrupt, leaves the model at home whole. Raises ModelFileError when the file of a weight
+        was written to since it was read.
         """
         units = list(modules_with_weights(model))
         sizes = self._sizes(model, wanted)
@@ -111,8 +113,10 @@ class Residency:
         try:
             for path, module in stale:
                 self._reset(path, module)
+            check_unchanged(self._all_weights(model, wanted))
             if stale:
                 self._enter_all(stale, goals, threads=_THREADS if wanted.device.torch_device == CPU else 1)
+                check_all_there()
         except BaseException:
             self.unload(model)
             raise
@@ -179,6 +183,15 @@ class Residency:
                 if tensor is not None:
                     key = f"{path}.{name}" if path else name
                     yield key, name, self.homes.get(key, tensor)
+
+    def _all_weights(self, model: nn.Module, wanted: Wanted) -> Iterator[Tensor]:
+        """The home weights, and what is in the patches."""
+        for path, module in modules_with_weights(model):
+            for _, _, home in self._weights(path, module):
+                yield home
+        for patches in wanted.patches.values():
+            for patch in patches:
+                yield from tensors_of(patch)
 
     def _enter_all(
         self, units: Sequence[tuple[str, nn.Module]], goals: Mapping[str, ModuleState], threads: int

@@ -14,6 +14,7 @@ from comfyk_core_nodes.images.overlapping_tiles import count_tiles, tiled_scale
 from comfyk_core_nodes.memory.manager import load_models_gpu
 from comfyk_core_nodes.upscaling.load import UpscaleModel
 from comfyk_core_nodes.weights.dtypes import intermediate_dtype
+from comfyk_core_nodes.weights.mapped_files import check_all_there
 
 log = logging.getLogger(__name__)
 
@@ -74,4 +75,5 @@ def _upscale(model: UpscaleModel, pixels: Tensor, tile: int, overlap: int, devic
         intermediate_device(),
         on_tile,
     )
+    check_all_there()
     return result.movedim(1, -1).clamp_(0, 1).to(intermediate_dtype())

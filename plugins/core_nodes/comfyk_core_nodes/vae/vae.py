@@ -28,6 +28,7 @@ from comfyk_core_nodes.vae.layouts import vae_state
 from comfyk_core_nodes.vae.taesd import TAESD
 from comfyk_core_nodes.weights.assign import fill
 from comfyk_core_nodes.weights.dtypes import intermediate_dtype, vae_dtype
+from comfyk_core_nodes.weights.mapped_files import check_all_there
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,9 @@ class VAE:
 
     def _decode_raw(self, latent: Tensor) -> Tensor:
         latent = latent.to(device=self.device, dtype=self.vae_dtype)
-        return self.first_stage_model.decode(latent).to(self.output_device, intermediate_dtype())
+        pixels = self.first_stage_model.decode(latent).to(self.output_device, intermediate_dtype())
+        check_all_there()
+        return pixels
 
     def _decode(self, latent: Tensor) -> Tensor:
         comfyk.check_interrupted()
@@ -213,7 +216,9 @@ class VAE:
     def _encode(self, pixels: Tensor) -> Tensor:
         comfyk.check_interrupted()
         pixels = (pixels * 2.0 - 1.0).to(device=self.device, dtype=self.vae_dtype)
-        return self.first_stage_model.encode(pixels).to(self.output_device, intermediate_dtype())
+        latent = self.first_stage_model.encode(pixels).to(self.output_device, intermediate_dtype())
+        check_all_there()
+        return latent
 
     def _tiled(
         self,

@@ -21,6 +21,7 @@ from comfyk_core_nodes.weights.clip_encoder import openclip_layer
 from comfyk_core_nodes.weights.contents import describe
 from comfyk_core_nodes.weights.dtypes import text_encoder_dtype
 from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
+from comfyk_core_nodes.weights.mapped_files import check_all_there
 from comfyk_core_nodes.weights.state_dict import StateDict, stored_dtype, with_prefix
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class ClipVisionModel:
             image.to(self.load_device).float(), self.image_size, self.image_mean, self.image_std, crop
         )
         out = self.model(pixels)
+        check_all_there()
         home = intermediate_device()
         return ClipVisionOutput(
             last_hidden_state=out.last.to(home),

@@ -24,6 +24,7 @@ from comfyk_core_nodes.weights.build import Path, build, reading
 from comfyk_core_nodes.weights.contents import describe
 from comfyk_core_nodes.weights.files import ModelFileError, load_torch_file
 from comfyk_core_nodes.weights.layers import LayerNorm, Linear
+from comfyk_core_nodes.weights.mapped_files import check_all_there
 
 if TYPE_CHECKING:
     from comfyk_core_nodes.memory.patcher import ModelPatcher
@@ -94,6 +95,7 @@ class StyleModel:
 
         load_models_gpu([self.patcher])
         tokens = self.model(input.last_hidden_state.to(self.patcher.load_device).float())
+        check_all_there()
         return tokens.to(intermediate_device())
 
 

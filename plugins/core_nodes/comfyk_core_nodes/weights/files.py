@@ -13,15 +13,19 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from comfyk_core_nodes.devices.settings import device_settings
+from comfyk_core_nodes.weights.file_error import ModelFileError
+from comfyk_core_nodes.weights.mapped_files import can_map, check_all_there, map_file, mapping_start
 from comfyk_core_nodes.weights.state_dict import StateDict
 
 SAFE_SUFFIXES = frozenset({".safetensors", ".sft"})
@@ -31,14 +35,6 @@ _MAX_HEADER = 100_000_000
 _MAX_STRUCTURE = 100_000_000
 """Bytes of the pickle in a `.ckpt` file, which has the names and shapes of tensors: a few MB in the largest."""
 _RUNS_CODE = "objects that only running code could build; such a file is not loaded"
-
-
-class ModelFileError(ValueError):
-    """A file of weights cannot be used. The text says which, what was expected, and what was found."""
-
-    def __init__(self, path: str | os.PathLike[str], expected: str, found: str) -> None:
-        self.path = str(path)
-        super().__init__(f"{Path(path).name}: expected {expected}, found {found} ({self.path})")
 
 
 def load_torch_file(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, str]]:
@@ -51,7 +47,9 @@ def load_torch_file(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, 
     if not path.is_file():
         raise ModelFileError(path, "a file of weights", "no such file")
     if suffix in SAFE_SUFFIXES:
-        return _load_safetensors(path)
+        loaded = _load_safetensors(path)
+        check_all_there()
+        return loaded
     if suffix in PICKLE_SUFFIXES:
         return flatten(load_pickle(path), path), {}
     known = ", ".join(sorted(SAFE_SUFFIXES | PICKLE_SUFFIXES))
@@ -60,28 +58,76 @@ def load_torch_file(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, 
 
 def _load_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return state if device_settings().mmap else _read_tensors(path, state), file.metadata() or {}
+        with path.open("rb") as file:
+            with (
+                _header_alone(file, path) as header,
+                safe_open(header, framework="pt", device="cpu") as whole,
+            ):
+                shapes = {key: whole.get_tensor(key) for key in whole.keys()}  # noqa: SIM118
+                metadata = whole.metadata() or {}
+            if device_settings().mmap and not can_map():
+                return shapes, metadata
+            mapped = map_file(file, path) if device_settings().mmap else None
+            return _read_tensors(file, shapes) if mapped is None else _view_tensors(mapped, shapes), metadata
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise ModelFileError(path, "a safetensors file", _what_it_is(path, error)) from error
 
 
-def _read_tensors(path: Path, mapped: Mapping[str, Tensor]) -> StateDict:
-    """What is in a safetensors file, of which `mapped` are views, read into memory of its own.
+@contextmanager
+def _header_alone(file: BinaryIO, path: Path) -> Iterator[str | Path]:
+    """The path of a file with the header of a safetensors file and as much empty space after it as that has.
+
+    The library maps what it reads; nobody but us can change the size of this one. Raises OSError.
+    """
+    if not can_map():
+        yield path
+        return
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    header = int.from_bytes(start, "little")
+    start += file.read(header) if len(start) == 8 and header <= min(size, _MAX_HEADER) else b""
+    copy = os.memfd_create("comfyk-header")
+    try:
+        with os.fdopen(copy, "wb", closefd=False) as writer:
+            writer.write(start)
+        os.ftruncate(copy, size)
+        yield f"/proc/self/fd/{copy}"
+    finally:
+        os.close(copy)
+
+
+def _view_tensors(content: Tensor, shapes: Mapping[str, Tensor]) -> StateDict:
+    """The tensors in the bytes of a safetensors file, like `shapes`, as views of them."""
+    memory = content.numpy()
+    start = 8 + int.from_bytes(memory[:8].tobytes(), "little")
+    entries = json.loads(memory[8:start].tobytes())
+    state: StateDict = {}
+    for key, like in shapes.items():
+        first, end = entries[key]["data_offsets"]
+        state[key] = _view(memory, start + first, like) if end > first else like.clone()
+    return state
+
+
+def _view(memory: np.ndarray, first: int, like: Tensor) -> Tensor:
+    """A tensor of the dtype and shape of another, whose values lie there."""
+    return torch.frombuffer(memory, dtype=like.dtype, count=like.numel(), offset=first).view(like.shape)
+
+
+def _read_tensors(file: BinaryIO, shapes: Mapping[str, Tensor]) -> StateDict:
+    """What is in a safetensors file, which has tensors like `shapes`, read into memory of its own.
 
     Where a file is on a network share, reading it from the beginning to its end is quicker than going about in it.
     """
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(header))
-        state: StateDict = {}
-        for key in sorted(mapped, key=lambda key: entries[key]["data_offsets"]):
-            raw = torch.empty(mapped[key].nbytes, dtype=torch.uint8)
-            file.seek(8 + header + entries[key]["data_offsets"][0])
-            if file.readinto(raw.numpy().data) != raw.nbytes:
-                raise OSError(f"it ends within {key}")
-            state[key] = raw.view(mapped[key].dtype).view(mapped[key].shape)
+    file.seek(0)
+    header = int.from_bytes(file.read(8), "little")
+    entries = json.loads(file.read(header))
+    state: StateDict = {}
+    for key in sorted(shapes, key=lambda key: entries[key]["data_offsets"]):
+        raw = torch.empty(shapes[key].nbytes, dtype=torch.uint8)
+        file.seek(8 + header + entries[key]["data_offsets"][0])
+        if file.readinto(raw.numpy().data) != raw.nbytes:  # type: ignore[attr-defined]
+            raise OSError(f"it ends within {key}")
+        state[key] = raw.view(shapes[key].dtype).view(shapes[key].shape)
     return state
 
 
@@ -151,11 +197,39 @@ def load_pickle(path: Path, expected: str = "a checkpoint of plain tensors") -> 
         raise ModelFileError(path, expected, found)
     try:
         # Only zip archives can be mapped; the old format before torch 1.6 is read whole.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=device_settings().mmap and zipped)
-    except MemoryError:
+        if zipped and device_settings().mmap:
+            return _load_mapped(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, ModelFileError):
         raise
     except Exception as error:
         raise ModelFileError(path, expected, _why_not_loaded(error, zipped)) from error
+
+
+def _load_mapped(path: Path) -> Any:
+    """What is in such an archive; its tensors are views of a mapping that is guarded, where there is a guard."""
+    if not can_map():
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with path.open("rb") as file:
+        content = map_file(file, path)
+    if content is None:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    memory = content.numpy()
+    start: int | None = None
+
+    def same_bytes(storage: Any, _location: str) -> Any:
+        """Those of the guarded mapping in place of torch's own, which nothing has touched yet."""
+        nonlocal start
+        if storage.nbytes() == 0:
+            return storage
+        if start is None:
+            start = mapping_start(storage.data_ptr())
+        first, count = storage.data_ptr() - start, storage.nbytes()
+        return torch.frombuffer(memory, dtype=torch.uint8, count=count, offset=first).untyped_storage()
+
+    loaded = torch.load(path, map_location=same_bytes, weights_only=True, mmap=True)
+    check_all_there()
+    return loaded
 
 
 def _bad_archive(path: Path) -> str | None:

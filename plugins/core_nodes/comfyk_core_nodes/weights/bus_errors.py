@@ -1,0 +1,243 @@
+"""Touching a mapped file beyond its end, without dying of it.
+
+When another program makes a file shorter, the pages that are gone raise SIGBUS in whatever touches them: inside a
+torch kernel, on any thread. So does a page that cannot be read, of a disk that fails or a share that is gone. No check
+beforehand helps, since the file may change after it, and Python cannot handle the signal: its own handlers run
+between two of its instructions, and the one in the kernel would be tried again and again before that.
+
+So the handler is machine code, forty instructions that are written out here. For an address within a *guarded range*
+it puts zeros in place of the rest of the range and marks the range as hit; the kernel then goes on with zeros, and
+whoever guards the range looks at the mark afterwards. For any other address it puts back the handler that was
+there before, which then gets the same signal. For a signal that a process sent, as a handler does which this one
+handed on to and which puts back what it found, it is the handler that was there at first: they cannot go in a circle.
+It takes no lock, no memory and no Python, and the code does not change after it is written: it comes from a file in
+memory that is mapped to be read and run.
+
+There is code for Linux on x86-64 and ARM64. Elsewhere `guard` gives None.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import signal
+import struct
+import sys
+import threading
+
+SLOTS = 1000
+"""Ranges that can be guarded at a time."""
+
+_ENTRY = struct.Struct("QQQ")
+"""A range in the table: first address, address after the last, whether it was hit. The first entry is a header: the
+number of entries that follow, the mask of a page's address."""
+_TABLE, _BEFORE, _FIRST = (digit * 0x1111111111111111 for digit in (1, 2, 3))
+"""In the code, in place of the addresses of the table, and of what the handler was before: lately, and at first."""
+
+_X86_64 = bytes.fromhex(
+    "837e0800"  # 00      cmpl $0, 8(%rsi)         the kernel's own signal, no process's?
+    "7e69"  # 04          jle sent
+    "488b4610"  # 06      mov 16(%rsi), %rax       the address
+    "49b81111111111111111"  # movabs $TABLE, %r8
+    "498b08"  # 14        mov (%r8), %rcx          entries
+    "498b7808"  # 17      mov 8(%r8), %rdi         mask
+    "4885c9"  # 1b  next: test %rcx, %rcx
+    "7443"  # 1e          je miss
+    "48ffc9"  # 20        dec %rcx
+    "4983c018"  # 23      add $24, %r8
+    "493b00"  # 27        cmp (%r8), %rax
+    "72ef"  # 2a          jb next
+    "493b4008"  # 2c      cmp 8(%r8), %rax
+    "73e9"  # 30          jae next
+    "49c7401001000000"  #  movq $1, 16(%r8)        hit
+    "4821c7"  # 3a        and %rax, %rdi           mmap(page,
+    "498b7008"  # 3d      mov 8(%r8), %rsi
+    "4829fe"  # 41        sub %rdi, %rsi                end - page,
+    "ba03000000"  # 44    mov $3, %edx                  PROT_READ | PROT_WRITE,
+    "41ba32400000"  # 49  mov $0x4032, %r10d            PRIVATE | FIXED | ANONYMOUS | NORESERVE,
+    "4983c8ff"  # 4f      or $-1, %r8                   -1,
+    "4531c9"  # 53        xor %r9d, %r9d                0)
+    "b809000000"  # 56    mov $9, %eax
+    "0f05"  # 5b          syscall
+    "4839f8"  # 5d        cmp %rdi, %rax
+    "7501"  # 60          jne miss
+    "c3"  # 62            ret
+    "48be2222222222222222"  # miss: movabs $BEFORE, %rsi
+    "eb0a"  # 6d          jmp put
+    "48be3333333333333333"  # sent: movabs $FIRST, %rsi
+    "bf07000000"  # 79 put: mov $7, %edi           rt_sigaction(SIGBUS, before or first,
+    "31d2"  # 7e          xor %edx, %edx                NULL,
+    "41ba08000000"  # 80  mov $8, %r10d                 8)
+    "b80d000000"  # 86    mov $13, %eax
+    "0f05"  # 8b          syscall
+    "c3"  # 8d            ret
+    "b80f000000"  # 8e restorer: mov $15, %eax     rt_sigreturn()
+    "0f05"  # 93          syscall
+)
+_X86_64_RESTORER = 0x8E
+
+_ARM64 = bytes.fromhex(
+    "290840b9"  # 00      ldr w9, [x1, #8]         the kernel's own signal, no process's?
+    "3f010071"  # 04      cmp w9, #0
+    "ad030054"  # 08      b.le sent
+    "2a0840f9"  # 0c      ldr x10, [x1, #16]       the address
+    "48040058"  # 10      ldr x8, TABLE
+    "0b0140f9"  # 14      ldr x11, [x8]            entries
+    "0c0540f9"  # 18      ldr x12, [x8, #8]        mask
+    "cb0200b4"  # 1c next: cbz x11, miss
+    "6b0500d1"  # 20      sub x11, x11, #1
+    "08610091"  # 24      add x8, x8, #24
+    "0d3940a9"  # 28      ldp x13, x14, [x8]
+    "5f010deb"  # 2c      cmp x10, x13
+    "63ffff54"  # 30      b.lo next
+    "5f010eeb"  # 34      cmp x10, x14
+    "22ffff54"  # 38      b.hs next
+    "290080d2"  # 3c      mov x9, #1
+    "090900f9"  # 40      str x9, [x8, #16]        hit
+    "49010c8a"  # 44      and x9, x10, x12
+    "e00309aa"  # 48      mov x0, x9               mmap(page,
+    "c10109cb"  # 4c      sub x1, x14, x9               end - page,
+    "620080d2"  # 50      mov x2, #3                    PROT_READ | PROT_WRITE,
+    "430688d2"  # 54      mov x3, #0x4032               PRIVATE | FIXED | ANONYMOUS | NORESERVE,
+    "04008092"  # 58      mov x4, #-1                   -1,
+    "050080d2"  # 5c      mov x5, #0                    0)
+    "c81b80d2"  # 60      mov x8, #222
+    "010000d4"  # 64      svc #0
+    "1f0009eb"  # 68      cmp x0, x9
+    "41000054"  # 6c      b.ne miss
+    "c0035fd6"  # 70      ret
+    "61010058"  # 74 miss: ldr x1, BEFORE
+    "02000014"  # 78      b put
+    "61010058"  # 7c sent: ldr x1, FIRST
+    "e00080d2"  # 80 put: mov x0, #7               rt_sigaction(SIGBUS, before or first,
+    "020080d2"  # 84      mov x2, #0                    NULL,
+    "030180d2"  # 88      mov x3, #8                    8)
+    "c81080d2"  # 8c      mov x8, #134
+    "010000d4"  # 90      svc #0
+    "c0035fd6"  # 94      ret
+    "1111111111111111"  # 98 TABLE
+    "2222222222222222"  # a0 BEFORE
+    "3333333333333333"  # a8 FIRST
+)
+
+_SIGACTION_CALL = {"x86_64": 13, "aarch64": 134}
+"""The number of the system call. libc's function would not take a handler without a restorer of its own."""
+_FLAGS = 0x4 | 0x08000000 | 0x10000000 | 0x40000000
+"""SA_SIGINFO, SA_ONSTACK, SA_RESTART, SA_NODEFER."""
+_SA_RESTORER = 0x04000000
+
+
+class _Action(ctypes.Structure):
+    """The kernel's `struct sigaction`."""
+
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("flags", ctypes.c_ulong),
+        ("restorer", ctypes.c_void_p),
+        ("mask", ctypes.c_uint64),
+    )
+
+
+class Guard:
+    """The handler and its table. Raises OSError, and AttributeError, where it cannot be made."""
+
+    def __init__(self) -> None:
+        machine = platform.machine()
+        self._table = mmap.mmap(-1, -(-_ENTRY.size * (SLOTS + 1) // mmap.PAGESIZE) * mmap.PAGESIZE)
+        mask = -mmap.PAGESIZE % 2**64
+        _ENTRY.pack_into(self._table, 0, SLOTS, mask, 0)
+        self._before = _Action()
+        self._first = _Action()
+        self._free = list(range(SLOTS, 0, -1))
+        self._lock = threading.Lock()
+        self._system_call = ctypes.CDLL(None, use_errno=True).syscall
+        self._number = _SIGACTION_CALL[machine]
+        code = _X86_64 if machine == "x86_64" else _ARM64
+        before, first = ctypes.addressof(self._before), ctypes.addressof(self._first)
+        for place, address in ((_TABLE, _address(self._table)), (_BEFORE, before), (_FIRST, first)):
+            code = code.replace(place.to_bytes(8, "little"), address.to_bytes(8, "little"))
+        self._code = _runnable(code)
+        self._sigaction(None, self._first)
+        self._action = _Action(self._code, _FLAGS)
+        if machine == "x86_64":
+            self._action.flags |= _SA_RESTORER
+            self._action.restorer = self._code + _X86_64_RESTORER
+        self._install()
+
+    def add(self, first: int, end: int) -> int | None:
+        """Guard these addresses. Returns the slot, which is to be given back; None when none is left."""
+        with self._lock:
+            self._install()
+            if not self._free:
+                return None
+            slot = self._free.pop()
+            _ENTRY.pack_into(self._table, slot * _ENTRY.size, first, end, 0)
+            return slot
+
+    def remove(self, slot: int) -> None:
+        with self._lock:
+            _ENTRY.pack_into(self._table, slot * _ENTRY.size, 0, 0, 0)
+            self._free.append(slot)
+
+    def hit(self, slot: int) -> bool:
+        """Whether something touched what was not there, and got zeros."""
+        return _ENTRY.unpack_from(self._table, slot * _ENTRY.size)[2] != 0
+
+    def _install(self) -> None:
+        """Be the handler, if another one took the place, as `faulthandler.enable()` does. That one is then next."""
+        now = _Action()
+        self._sigaction(None, now)
+        if now.handler != self._code:
+            ctypes.memmove(ctypes.addressof(self._before), ctypes.addressof(now), ctypes.sizeof(now))
+            self._sigaction(self._action, None)
+
+    def _sigaction(self, new: _Action | None, old: _Action | None) -> None:
+        at = (None if action is None else ctypes.addressof(action) for action in (new, old))
+        pointers = (ctypes.c_void_p(address) for address in at)
+        size = ctypes.c_size_t(8)
+        if self._system_call(ctypes.c_long(self._number), ctypes.c_long(signal.SIGBUS), *pointers, size):
+            raise OSError(ctypes.get_errno(), "rt_sigaction failed")
+
+
+_guard: Guard | None = None
+_tried = False
+_making = threading.Lock()
+
+
+def guard() -> Guard | None:
+    """The process's guard, made at the first call; None where there is none for this system."""
+    global _guard, _tried
+    with _making:
+        if not _tried:
+            _tried = True
+            if sys.platform == "linux" and platform.machine() in _SIGACTION_CALL and sys.maxsize > 2**32:
+                try:
+                    _guard = Guard()
+                except (OSError, AttributeError):  # a system that lets no new code run
+                    _guard = None
+        return _guard
+
+
+def _address(memory: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def _runnable(code: bytes) -> int:
+    """The address of a copy of the code that can be run and not be written to. It stays until the process ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (
+        *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
+        *(ctypes.c_int, ctypes.c_int, ctypes.c_long),
+    )
+    file = os.memfd_create("comfyk-bus-errors")
+    try:
+        os.write(file, code)
+        address = libc.mmap(None, len(code), mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file, 0)
+    finally:
+        os.close(file)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "memory for code was refused")
+    return address
