@@ -11,8 +11,9 @@ from queue import SimpleQueue
 import pytest
 from comfyk.jobs.model import JobStatus
 from comfyk.jobs.store import DuplicateJobError, JobQuery, StoreError
+from comfyk_storage.change import Change
 from comfyk_storage.job_store import SqlJobStore, row_of
-from comfyk_storage.writer import Change, _Waiting
+from comfyk_storage.writer import _Waiting
 from sqlalchemy import text
 
 

@@ -19,9 +19,10 @@ from comfyk.jobs import (
     UnknownJobError,
     finished_detail,
 )
-from sqlalchemy import Connection, Engine, bindparam, case, delete, func, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, func, select, update
 from sqlalchemy.sql import Executable
 
+from comfyk_storage.change import Change
 from comfyk_storage.driver import SqliteDriver
 from comfyk_storage.engine import (
     READERS,
@@ -37,12 +38,21 @@ from comfyk_storage.lock import FileLock
 from comfyk_storage.migrations import prepare
 from comfyk_storage.recent import RecentEntries
 from comfyk_storage.retention import Retention
-from comfyk_storage.schema import SUMMARY, finished_row, jobs, read_job, read_summary, unfinished_row
-from comfyk_storage.writer import Change, Writer
+from comfyk_storage.schema import (
+    ENDED,
+    LINE_ORDER,
+    SUMMARY,
+    UNENDED,
+    finished_row,
+    jobs,
+    read_job,
+    read_summary,
+    unfinished_row,
+)
+from comfyk_storage.writer import Writer
 
 T = TypeVar("T")
 
-_ENDED = jobs.c.history_seq.is_not(None)
 THIS = jobs.c.id == bindparam("job_id")
 _THIS_USER = jobs.c.user == bindparam("job_user")
 
@@ -52,18 +62,14 @@ _FINISH = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
 _REQUEUE = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
 _RENUMBER = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
 _REMOVE = delete(jobs).where(THIS, jobs.c.status == JobStatus.PENDING.value)
-_DELETE = delete(jobs).where(THIS, _ENDED)
+_DELETE = delete(jobs).where(THIS, ENDED)
 _DELETE_OF_USER = _DELETE.where(_THIS_USER)
-_CLEAR = delete(jobs).where(_ENDED)
+_CLEAR = delete(jobs).where(ENDED)
 _CLEAR_OF_USER = _CLEAR.where(_THIS_USER)
 
-_UNFINISHED = (
-    select(jobs)
-    .where(jobs.c.status.in_([JobStatus.PENDING.value, JobStatus.IN_PROGRESS.value]))
-    .order_by(case((jobs.c.attempts > 0, 0), else_=1), jobs.c.number, jobs.c.seq)
-)
-_HISTORY = select(jobs.c.id, jobs.c.entry).where(_ENDED)
-_ENTRY = select(jobs.c.entry).where(THIS, _ENDED)
+_UNFINISHED = select(jobs).where(UNENDED).order_by(*LINE_ORDER)
+_HISTORY = select(jobs.c.id, jobs.c.entry).where(ENDED)
+_ENTRY = select(jobs.c.entry).where(THIS, ENDED)
 _ONE = select(*SUMMARY, jobs.c.user, jobs.c.attempts, jobs.c.body, jobs.c.sensitive, jobs.c.entry).where(THIS)
 
 

@@ -9,9 +9,10 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple
 
+from comfyk_storage.retention import DAY_MS
+
 BYTES = 8_000_000
 """All entries together, at most."""
-_DAY_MS = 86_400_000
 
 
 class Recent(NamedTuple):
@@ -36,7 +37,7 @@ class RecentEntries:
         found = self._entries.get(job_id)
         if found is None or self._max_age_days is None:
             return found
-        too_old = found.finished_at < time.time() * 1000 - self._max_age_days * _DAY_MS
+        too_old = found.finished_at < time.time() * 1000 - self._max_age_days * DAY_MS
         return None if too_old else found
 
     def add(self, job_id: str, user: str, finished_at: int, entry: bytes) -> None:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from comfyk_storage.schema import history_count, jobs
-
-if TYPE_CHECKING:
-    from comfyk_storage.writer import Change
+from comfyk_storage.change import Change
+from comfyk_storage.schema import ENDED, history_count, jobs
 
 _HOUR = 3600
-_DAY_MS = 86_400_000
+DAY_MS = 86_400_000
 
-_ENDED = jobs.c.history_seq.is_not(None)
-_COUNT = select(func.count()).select_from(jobs).where(_ENDED)
+_COUNT = select(func.count()).select_from(jobs).where(ENDED)
 _DROP_OLDEST = delete(jobs).where(
     jobs.c.history_seq.in_(
-        select(jobs.c.history_seq).where(_ENDED).order_by(jobs.c.history_seq).limit(bindparam("excess"))
+        select(jobs.c.history_seq).where(ENDED).order_by(jobs.c.history_seq).limit(bindparam("excess"))
     )
 )
-_DROP_OLDER = delete(jobs).where(_ENDED, jobs.c.finished_at < bindparam("cutoff"))
+_DROP_OLDER = delete(jobs).where(ENDED, jobs.c.finished_at < bindparam("cutoff"))
 _TAKE_NUMBERS = (
     update(history_count)
     .values(last_seq=history_count.c.last_seq + bindparam("wanted"))
@@ -60,7 +56,7 @@ class Retention:
             count -= connection.execute(_DROP_OLDEST, {"excess": count - self._limit}).rowcount
         if self._max_age_days is not None and time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + _HOUR
-            cutoff = int(time.time() * 1000) - self._max_age_days * _DAY_MS
+            cutoff = int(time.time() * 1000) - self._max_age_days * DAY_MS
             count -= connection.execute(_DROP_OLDER, {"cutoff": cutoff}).rowcount
         return count
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    case,
 )
 
 HEAD = "0002"
@@ -82,6 +83,11 @@ history_count = Table(
     Column("finished", BigInteger, nullable=False, comment="how many jobs of comfyk_jobs have ended"),
 )
 """One row. Whoever adds to the history or takes from it locks it first, so that servers agree on both numbers."""
+
+ENDED = jobs.c.history_seq.is_not(None)
+UNENDED = jobs.c.status.in_([JobStatus.PENDING.value, JobStatus.IN_PROGRESS.value])
+LINE_ORDER = (case((jobs.c.attempts > 0, 0), else_=1), jobs.c.number, jobs.c.seq)
+"""How jobs wait: one that ran when a server ended comes first."""
 
 SUMMARY = (
     jobs.c.id,

@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 
+from comfyk_storage.change import Change
 from comfyk_storage.engine import open_engine
 from comfyk_storage.errors import describe, store_error
 from comfyk_storage.job_store import THIS, SqlJobStore, duplicate, insert_unless_taken, row_of, unknown
@@ -36,13 +37,11 @@ from comfyk_storage.migrations import JOBS, current_revision, prepare
 from comfyk_storage.presence import Presence, need_to_be_alone
 from comfyk_storage.recent import RecentEntries
 from comfyk_storage.retention import SharedRetention
-from comfyk_storage.schema import finished_row, jobs, read_job
-from comfyk_storage.writer import Change, Writer
+from comfyk_storage.schema import LINE_ORDER, UNENDED, finished_row, jobs, read_job
+from comfyk_storage.writer import Writer
 
-_UNENDED = jobs.c.status.in_([JobStatus.PENDING.value, JobStatus.IN_PROGRESS.value])
 _PENDING = jobs.c.status == JobStatus.PENDING.value
 _RUNNING = jobs.c.status == JobStatus.IN_PROGRESS.value
-_ORDER = (case((jobs.c.attempts > 0, 0), else_=1), jobs.c.number, jobs.c.seq)
 _JOB = (
     jobs.c.id,
     jobs.c.number,
@@ -57,7 +56,7 @@ _LAPSED = _RUNNING & or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < func
 _NEXT = (
     select(jobs.c.seq)
     .where(or_(_PENDING, _LAPSED))
-    .order_by(case((_PENDING, 1), else_=0), *_ORDER)
+    .order_by(case((_PENDING, 1), else_=0), *LINE_ORDER)
     .limit(1)
     .with_for_update(skip_locked=True)
     .cte("next")
@@ -68,8 +67,8 @@ _FINISH = update(jobs).where(_OWN)
 _CANCEL = update(jobs).where(THIS, _RUNNING).values(cancel_requested=True)
 _TAKE_OUT = delete(jobs).where(_PENDING).returning(*_JOB)
 _PLACE = update(jobs).where(THIS, _PENDING)
-_WHOSE = select(jobs.c.owner, jobs.c.history_seq).where(THIS)
-_LISTING = select(jobs.c.status, *_JOB).where(_UNENDED).order_by(*_ORDER)
+_WHOSE = select(jobs.c.owner).where(THIS)
+_LISTING = select(jobs.c.status, *_JOB).where(UNENDED).order_by(*LINE_ORDER)
 
 
 class SharedSqlJobStore(SqlJobStore):
@@ -171,7 +170,7 @@ class SharedSqlJobStore(SqlJobStore):
         return await self._read(read)
 
     async def remaining(self) -> int:
-        query = select(func.count()).select_from(jobs).where(_UNENDED)
+        query = select(func.count()).select_from(jobs).where(UNENDED)
         return await self._read(lambda connection: connection.scalar(query) or 0)
 
     async def take_out(self, ids: Collection[str] | None, user: str | None = None) -> Sequence[Job]:
@@ -202,7 +201,7 @@ class SharedSqlJobStore(SqlJobStore):
 
     async def ended(self, ids: Collection[str]) -> Sequence[str]:
         wanted = list(ids)
-        query = select(jobs.c.id).where(jobs.c.id.in_(wanted), _UNENDED)
+        query = select(jobs.c.id).where(jobs.c.id.in_(wanted), UNENDED)
 
         def read(connection: Connection) -> list[str]:
             unended = set(connection.scalars(query))
@@ -262,7 +261,6 @@ def open_shared(
         connection.commit()
         retention.clean(connection)
 
-    connection: Connection | None = None
     try:
         retention = SharedRetention(history_limit, history_max_age_days)
         connection = connect(first)

@@ -17,10 +17,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from comfyk.jobs import StoreError
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import Executable
 
+from comfyk_storage.change import Change
 from comfyk_storage.driver import Driver
 from comfyk_storage.errors import BusyError, ConflictError, DisconnectedError, store_error
 from comfyk_storage.retention import Retention
@@ -31,22 +32,6 @@ BATCH = 1000
 """Changes in one transaction, at most."""
 _TRIES = 5
 """How often a change is tried that gets in the way of another server's."""
-
-
-@dataclass(slots=True, eq=False)
-class Change:
-    """One statement that a caller awaits, run once for each of `rows`."""
-
-    statement: Executable
-    rows: list[dict[str, Any]]
-    history: int = 0
-    """What each changed row does to the number of finished jobs: 1, 0 or -1."""
-    unchanged: Callable[[Connection], StoreError] | None = None
-    """The caller's error when no row was changed; None when that is fine."""
-    result: Callable[[CursorResult[Any]], Any] | None = None
-    """What the caller gets of the statement's result. Such a change has one row."""
-    committed: Callable[[], None] | None = None
-    """Called once it is durable, on the caller's loop, in the order of the changes."""
 
 
 class _NothingChanged(Exception):
