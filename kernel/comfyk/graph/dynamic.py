@@ -63,7 +63,9 @@ class DynamicPrompt:
         return node_id
 
     def all_node_ids(self) -> set[str]:
+        """Those that the client sent, and those that were added: for nodes of packs."""
         return set(self.original_prompt) | set(self._added)
 
     def get_original_prompt(self) -> Prompt:
+        """As the client sent it."""
         return self.original_prompt

@@ -70,7 +70,7 @@ class MemoryJobStore:
 
     async def add(self, job: Job, started_at: int | None = None) -> None:
         if job.id in self._unfinished or job.id in self._finished:
-            raise DuplicateJobError(f"There is a job with the id {job.id} already; choose another id.")
+            raise DuplicateJobError.of(job.id)
         status = JobStatus.PENDING if started_at is None else JobStatus.IN_PROGRESS
         self._unfinished[job.id] = _Unfinished(next(self._ages), replace(job), status, started_at)
 
@@ -147,7 +147,7 @@ class MemoryJobStore:
     def _known(self, job: Job) -> _Unfinished:
         kept = self._unfinished.get(job.id)
         if kept is None:
-            raise UnknownJobError(f"Job {job.id} is not in the queue: it was removed or has ended.")
+            raise UnknownJobError.of(job.id)
         return kept
 
     def _matching(self, query: JobQuery) -> Iterator[_Unfinished | _Finished]:

@@ -16,6 +16,10 @@ class StoreError(Exception):
 class DuplicateJobError(StoreError):
     """A job with this id is already stored."""
 
+    @classmethod
+    def of(cls, job_id: str) -> DuplicateJobError:
+        return cls(f"There is a job with the id {job_id} already; choose another id.")
+
 
 class LeaseLostError(StoreError):
     """Another server has taken the job over, because this one's lease ran out. What was to be stored is void."""
@@ -23,6 +27,10 @@ class LeaseLostError(StoreError):
 
 class UnknownJobError(StoreError):
     """The job is not in the queue: it was never added, was removed, or has ended. Trying again is of no use."""
+
+    @classmethod
+    def of(cls, job_id: str) -> UnknownJobError:
+        return cls(f"Job {job_id} is not in the queue: it was removed or has ended.")
 
 
 @dataclass(slots=True)

@@ -335,14 +335,8 @@ def row_of(job: Job, started_at: int | None) -> dict[str, Any]:
 
 def duplicate(job: Job) -> Callable[[Connection], StoreError]:
     """What is wrong when a job could not be added."""
-    return lambda _connection: DuplicateJobError(
-        f"There is a job with the id {job.id} already; choose another id."
-    )
-
-
-def unknown(job: Job) -> UnknownJobError:
-    return UnknownJobError(f"Job {job.id} is not in the queue: it was removed or has ended.")
+    return lambda _connection: DuplicateJobError.of(job.id)
 
 
 def _unknown(job: Job) -> Callable[[Connection], StoreError]:
-    return lambda _connection: unknown(job)
+    return lambda _connection: UnknownJobError.of(job.id)

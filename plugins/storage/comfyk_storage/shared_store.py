@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from comfyk.jobs import Job, JobStatus, LeaseLostError, Outcome, Renewal, StoreError
+from comfyk.jobs import Job, JobStatus, LeaseLostError, Outcome, Renewal, StoreError, UnknownJobError
 from sqlalchemy import (
     URL,
     Connection,
@@ -32,7 +32,7 @@ from sqlalchemy import (
 from comfyk_storage.change import Change
 from comfyk_storage.engine import open_engine
 from comfyk_storage.errors import describe, store_error
-from comfyk_storage.job_store import THIS, SqlJobStore, duplicate, insert_unless_taken, row_of, unknown
+from comfyk_storage.job_store import THIS, SqlJobStore, duplicate, insert_unless_taken, row_of
 from comfyk_storage.migrations import JOBS, current_revision, prepare
 from comfyk_storage.presence import Presence, need_to_be_alone
 from comfyk_storage.recent import RecentEntries
@@ -133,7 +133,7 @@ class SharedSqlJobStore(SqlJobStore):
         def refused(connection: Connection) -> StoreError:
             found = connection.execute(_WHOSE, {"job_id": job.id}).first()
             if found is None or found.owner in (None, self._owner):
-                return unknown(job)
+                return UnknownJobError.of(job.id)
             server = found.owner.partition(" ")[2]
             return LeaseLostError(f"Job {job.id} was taken over by the server {server!r}.")
 
