@@ -15,7 +15,7 @@ from typing import Any
 import comfyk_storage.plugin as plugin
 import pytest
 from comfyk_storage.diagnosis import diagnose
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from comfyk_storage.schema import HEAD
 
 Usage = namedtuple("Usage", "total used free")
@@ -27,7 +27,7 @@ def findings(url: str) -> list[tuple[str, str]]:
 
 async def change(url: str, sql: str) -> None:
     """Change a database that nobody has open."""
-    store = SqlJobStore.open(url)
+    store = open_job_store(url)
     connection = store._writer._connection
     assert connection is not None
     connection.exec_driver_sql(sql)
@@ -37,7 +37,7 @@ async def change(url: str, sql: str) -> None:
 
 async def test_nothing_is_wrong(database_url, make_job):
     assert findings(database_url) == []
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     await store.add(make_job("a"))
     await store.close()
     assert findings(database_url) == []
@@ -54,7 +54,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 async def test_looking_changes_nothing(tmp_path, make_job):
     url = f"sqlite:///{tmp_path}/comfyk.db"
-    store = SqlJobStore.open(url)
+    store = open_job_store(url)
     await store.add(make_job("a"))
     running = files_in(tmp_path)
     [(severity, _)] = findings(url)
@@ -70,10 +70,10 @@ async def test_looking_changes_nothing(tmp_path, make_job):
 KILLED = """
 import asyncio, os, signal, sys
 from comfyk.jobs.model import Job
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 
 async def main():
-    store = SqlJobStore.open(sys.argv[1])
+    store = open_job_store(sys.argv[1])
     await store.add(Job("a", 1, {}, {}, []))
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -88,7 +88,7 @@ async def test_what_a_killed_server_left_is_looked_at_and_kept(tmp_path):
     left = files_in(tmp_path)
     assert left["comfyk.db-wal"]
     assert findings(url) == [] and files_in(tmp_path) == left
-    store = SqlJobStore.open(url)
+    store = open_job_store(url)
     assert [job.id for job in await store.unfinished()] == ["a"]
     await store.close()
 
@@ -96,7 +96,7 @@ async def test_what_a_killed_server_left_is_looked_at_and_kept(tmp_path):
 @pytest.mark.parametrize("url", ["sqlite:///file:jobs.db?uri=true", "sqlite:///jobs.db"])
 async def test_a_relative_name_is_the_file_that_the_store_opens(tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
-    store = SqlJobStore.open(url)
+    store = open_job_store(url)
     [(severity, message)] = findings(url)
     assert severity == "info" and f"{tmp_path / 'jobs.db'} is in use" in message
     await store.close()
@@ -109,7 +109,7 @@ async def test_a_relative_name_is_the_file_that_the_store_opens(tmp_path, monkey
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts the files that are open")
 async def test_looking_leaves_no_file_open(tmp_path):
     url = f"sqlite:///{tmp_path}/comfyk.db"
-    await SqlJobStore.open(url).close()
+    await open_job_store(url).close()
 
     def opened() -> list[str]:
         links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
@@ -126,7 +126,7 @@ async def test_looking_leaves_no_file_open(tmp_path):
 
 async def test_a_running_server_is_no_fault(tmp_path):
     url = f"sqlite:///{tmp_path}/comfyk.db"
-    store = SqlJobStore.open(url)
+    store = open_job_store(url)
     [(severity, message)] = findings(url)
     assert severity == "info" and "in use by another comfyk" in message
     await store.close()

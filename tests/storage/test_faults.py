@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from comfyk.jobs.store import JobQuery, StoreError
 from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 
 ADDER = """
 import asyncio, itertools, sys
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from comfyk.jobs.model import Job, JobStatus, Outcome
 
 async def worker(store, name):
@@ -31,7 +32,7 @@ async def worker(store, name):
             print("ended", job.id, flush=True)
 
 async def main():
-    store = SqlJobStore.open(sys.argv[1])
+    store = open_job_store(sys.argv[1])
     await asyncio.gather(*(worker(store, name) for name in "abcd"))
 
 asyncio.run(main())
@@ -39,8 +40,8 @@ asyncio.run(main())
 
 HOLDER = """
 import asyncio, sys
-from comfyk_storage.job_store import SqlJobStore
-store = SqlJobStore.open(sys.argv[1])
+from comfyk_storage.opening import open_job_store
+store = open_job_store(sys.argv[1])
 print("open", flush=True)
 sys.stdin.read()
 asyncio.run(store.close())
@@ -48,7 +49,7 @@ asyncio.run(store.close())
 
 SIZE_LIMITED = """
 import asyncio, resource, sys
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from comfyk.jobs.model import Job
 from comfyk.jobs.store import StoreError
 
@@ -56,7 +57,7 @@ def job(i):
     return Job(str(i), i, {"1": {"text": "x" * 5000}}, {}, [])
 
 async def main():
-    store = SqlJobStore.open(sys.argv[1])
+    store = open_job_store(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     added = 0
     try:
@@ -87,7 +88,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def open_file(file: Path, **settings) -> SqlJobStore:
-    return SqlJobStore.open(f"sqlite:///{file}", **settings)
+    return open_job_store(f"sqlite:///{file}", **settings)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -112,12 +113,12 @@ async def reopen(url: str) -> SqlJobStore:
     """Open it after its owner was killed; a database server may need a moment to notice."""
     for _ in range(100):
         try:
-            return SqlJobStore.open(url)
+            return open_job_store(url)
         except StoreError:
             if url.startswith("sqlite"):
                 raise
             await asyncio.sleep(0.05)
-    return SqlJobStore.open(url)
+    return open_job_store(url)
 
 
 async def test_a_second_server_on_one_file_or_of_one_name_is_refused(database_url, make_job):
@@ -125,14 +126,14 @@ async def test_a_second_server_on_one_file_or_of_one_name_is_refused(database_ur
     child = start(HOLDER, database_url)
     assert child.stdout is not None and child.stdout.readline() == "open\n"
     with pytest.raises(StoreError, match=r"in use by another comfyk") as refused:
-        SqlJobStore.open(database_url)
+        open_job_store(database_url)
     assert str(child.pid) in str(refused.value)
     assert remedy in str(refused.value)
     child.communicate("")
     store = await reopen(database_url)
     await store.add(make_job("a"))
     with pytest.raises(StoreError, match=str(os.getpid())):
-        SqlJobStore.open(database_url)
+        open_job_store(database_url)
     await store.close()
 
 
@@ -239,7 +240,7 @@ async def test_a_database_that_cannot_be_written(file, make_job):
     store = open_file(file)
     await store.add(make_job("a"))
     await store.close()
-    store = SqlJobStore.open(f"sqlite:///file:{file}?mode=ro&uri=true")
+    store = open_job_store(f"sqlite:///file:{file}?mode=ro&uri=true")
     assert len(await store.unfinished()) == 1
     with pytest.raises(StoreError, match=r"cannot be written.*writable for this user"):
         await store.add(make_job("b"))
@@ -251,7 +252,7 @@ async def test_files_are_for_their_owner_alone(tmp_path, make_job):
     file = tmp_path / "new folder" / "comfyk #1 100%?.db"
     from comfyk_storage.engine import sqlite_url
 
-    store = SqlJobStore.open(sqlite_url(file))
+    store = open_job_store(sqlite_url(file))
     await store.add(make_job("a"))
     modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
     await store.close()
@@ -270,13 +271,13 @@ async def test_files_are_for_their_owner_alone(tmp_path, make_job):
 )
 def test_urls_that_cannot_be_opened(url, message):
     with pytest.raises(StoreError, match=message):
-        SqlJobStore.open(url)
+        open_job_store(url)
 
 
 def test_a_password_is_not_shown():
     pytest.importorskip("psycopg")
     with pytest.raises(StoreError) as error:
-        SqlJobStore.open("postgresql://ann:hunter2@127.0.0.1:1/x")
+        open_job_store("postgresql://ann:hunter2@127.0.0.1:1/x")
     assert "127.0.0.1" in str(error.value) and "hunter2" not in str(error.value)
 
 
@@ -284,7 +285,7 @@ async def test_a_lost_connection_fails_the_caller_and_is_opened_anew(postgres, m
     import psycopg
 
     url = postgres()
-    store = SqlJobStore.open(url)
+    store = open_job_store(url)
     await store.add(make_job("a"))
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(
@@ -296,7 +297,7 @@ async def test_a_lost_connection_fails_the_caller_and_is_opened_anew(postgres, m
     await store.add(make_job("b"))
     assert [job.id for job in await store.unfinished()] == ["a", "b"]
     with pytest.raises(StoreError, match=r"in use by another"):
-        SqlJobStore.open(url)
+        open_job_store(url)
     await store.close()
 
 
@@ -306,7 +307,7 @@ async def test_a_database_that_is_deleted_under_the_server_takes_no_more_jobs(
     tmp_path, make_job, replaced
 ) -> None:
     file = tmp_path / "comfyk.db"
-    store = SqlJobStore.open(f"sqlite:///{file}")
+    store = open_job_store(f"sqlite:///{file}")
     try:
         await store.add(make_job("kept"))
         moved = file.rename(tmp_path / "moved.db")

@@ -9,7 +9,7 @@ import pytest
 from comfyk.jobs.memory import MemoryJobStore
 from comfyk.jobs.model import JobStatus, Outcome
 from comfyk.jobs.store import DuplicateJobError, JobQuery, JobStore, UnknownJobError
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 
 ENDED = {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
 
@@ -20,9 +20,9 @@ async def store(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[JobSt
     if request.param == "memory":
         opened = MemoryJobStore(history_limit=5)
     elif request.param == "sqlite":
-        opened = SqlJobStore.open(f"sqlite:///{tmp_path}/comfyk.db", history_limit=5)
+        opened = open_job_store(f"sqlite:///{tmp_path}/comfyk.db", history_limit=5)
     else:
-        opened = SqlJobStore.open(request.getfixturevalue("postgres")(), history_limit=5)
+        opened = open_job_store(request.getfixturevalue("postgres")(), history_limit=5)
     yield opened
     await opened.close()
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from comfyk.jobs import JobQuery, JobStatus, LeaseLostError, SharedJobStore, StoreError, UnknownJobError
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from comfyk_storage.shared_store import SharedSqlJobStore
 
 Open = Callable[..., SharedSqlJobStore]
@@ -20,7 +20,7 @@ async def open_store(postgres) -> AsyncIterator[Open]:
     url, opened = postgres(), []
 
     def open_one(name: str, lease_s: float = LONG, **settings) -> SharedSqlJobStore:
-        store = SqlJobStore.open(url, server_name=name, lease_s=lease_s, **settings)
+        store = open_job_store(url, server_name=name, lease_s=lease_s, **settings)
         assert isinstance(store, SharedSqlJobStore)
         opened.append(store)
         return store
@@ -31,7 +31,7 @@ async def open_store(postgres) -> AsyncIterator[Open]:
 
 
 def test_only_postgresql_is_shared(tmp_path):
-    store = SqlJobStore.open(f"sqlite:///{tmp_path}/comfyk.db")
+    store = open_job_store(f"sqlite:///{tmp_path}/comfyk.db")
     assert not isinstance(store, SharedJobStore)
     asyncio.run(store.close())
 
@@ -254,7 +254,7 @@ async def test_a_lost_connection_is_opened_anew_with_its_name(postgres, make_job
     import psycopg
 
     url = postgres()
-    store = SqlJobStore.open(url, server_name="ann")
+    store = open_job_store(url, server_name="ann")
     await store.add(make_job("a"), started_at=1)
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(
@@ -265,5 +265,5 @@ async def test_a_lost_connection_is_opened_anew_with_its_name(postgres, make_job
         await store.finish(make_job("a"), make_outcome())
     await store.finish(make_job("a"), make_outcome())
     with pytest.raises(StoreError, match=r"of the name 'ann'"):
-        SqlJobStore.open(url, server_name="ann")
+        open_job_store(url, server_name="ann")
     await store.close()

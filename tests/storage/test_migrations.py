@@ -20,7 +20,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from comfyk.jobs import SharedJobStore, StoreError
 from comfyk_storage.engine import open_engine, parse_url
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from comfyk_storage.schema import HEAD, metadata, shared_metadata
 from sqlalchemy import Connection, MetaData, column, insert, table
 
@@ -122,7 +122,7 @@ def test_migrated_sqlite_has_the_same_sql(tmp_path):
 
 async def test_an_older_database_is_backed_up_and_upgraded(tmp_path, make_job):
     file = tmp_path / "comfyk.db"
-    store = SqlJobStore.open(f"sqlite:///{file}")
+    store = open_job_store(f"sqlite:///{file}")
     await store.add(make_job("a"))
     await store.close()
     earlier = tmp_path / f"comfyk.db.{HEAD}.backup"
@@ -170,7 +170,7 @@ async def test_a_database_from_before_there_were_leases(database_url, make_job, 
         connection.execute(insert(old), row | changes)
     connection.commit()
     close(connection)
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     assert [(job.id, job.attempts) for job in await store.unfinished()] == [("ran", 1), ("waits", 0)]
     if isinstance(store, SharedJobStore):
         taken = await store.take()
@@ -182,15 +182,15 @@ async def test_a_database_from_before_there_were_leases(database_url, make_job, 
 
 async def test_a_schema_is_not_changed_under_servers_that_run(postgres, tmp_path, monkeypatch):
     url = postgres()
-    running = SqlJobStore.open(url, server_name="old")
+    running = open_job_store(url, server_name="old")
     newer = with_next(tmp_path)
     monkeypatch.setattr("comfyk_storage.shared_store.JOBS", newer)
     with pytest.raises(
         StoreError, match=r"must be upgraded, and is in use.*Stop all servers.*Nothing was changed"
     ):
-        SqlJobStore.open(url, server_name="new")
+        open_job_store(url, server_name="new")
     await running.close()
-    await SqlJobStore.open(url, server_name="new").close()
+    await open_job_store(url, server_name="new").close()
 
 
 def test_a_server_that_shares_with_none_is_respected(postgres):
@@ -200,13 +200,13 @@ def test_a_server_that_shares_with_none_is_respected(postgres):
     with psycopg.connect(url, autocommit=True) as old:
         old.execute("SELECT pg_advisory_lock(%s)", (0x636F6D66796B,))
         with pytest.raises(StoreError, match="in use by another comfyk"):
-            SqlJobStore.open(url)
+            open_job_store(url)
 
 
 async def test_servers_that_start_at_once_make_the_tables_once(postgres):
     url = postgres()
     stores = await asyncio.gather(
-        *(asyncio.to_thread(SqlJobStore.open, url, server_name=str(number)) for number in range(4))
+        *(asyncio.to_thread(open_job_store, url, server_name=str(number)) for number in range(4))
     )
     for store in stores:
         await store.close()
@@ -226,7 +226,7 @@ def test_an_upgrade_that_fails_changes_nothing(database_url, tmp_path):
 
 
 async def test_a_database_from_a_newer_version_is_refused(database_url, make_job):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     await store.add(make_job("a"))
     await store.close()
     connection = connect(database_url)
@@ -236,7 +236,7 @@ async def test_a_database_from_a_newer_version_is_refused(database_url, make_job
     with pytest.raises(
         StoreError, match=r"newer version of comfyk-storage \(revision 9999.*Nothing was changed"
     ):
-        SqlJobStore.open(database_url)
+        open_job_store(database_url)
 
 
 def test_a_table_of_someone_else_is_left_alone(database_url):
@@ -245,19 +245,19 @@ def test_a_table_of_someone_else_is_left_alone(database_url):
     connection.commit()
     close(connection)
     with pytest.raises(StoreError, match="did not make"):
-        SqlJobStore.open(database_url)
+        open_job_store(database_url)
 
 
 @pytest.mark.parametrize("kind", ["new", "existing"])
 async def test_opening_imports_neither_alembic_nor_the_orm(tmp_path, kind):
     url = f"sqlite:///{tmp_path}/comfyk.db"
     if kind == "existing":
-        await SqlJobStore.open(url).close()
+        await open_job_store(url).close()
     code = (
         "import asyncio, sys, comfyk_storage.plugin\n"
         "assert 'sqlalchemy' not in sys.modules\n"
-        "from comfyk_storage.job_store import SqlJobStore\n"
-        "asyncio.run(SqlJobStore.open(sys.argv[1]).close())\n"
+        "from comfyk_storage.opening import open_job_store\n"
+        "asyncio.run(open_job_store(sys.argv[1]).close())\n"
         "heavy = {'alembic', 'sqlalchemy.orm', 'sqlalchemy.dialects.postgresql', 'psycopg'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

@@ -8,13 +8,14 @@ import time
 
 import pytest
 from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from comfyk_storage.recent import RecentEntries
 
 
 @pytest.fixture
 def open_store(tmp_path):
     def open_one(**settings) -> SqlJobStore:
-        return SqlJobStore.open(f"sqlite:///{tmp_path}/comfyk.db", **settings)
+        return open_job_store(f"sqlite:///{tmp_path}/comfyk.db", **settings)
 
     return open_one
 

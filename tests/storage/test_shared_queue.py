@@ -14,7 +14,7 @@ from comfyk.jobs import ExecutorDied, Job, JobStatus, Outcome, StoreError
 from comfyk.jobs.other_servers import OtherServers
 from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from comfyk_storage.shared_store import SharedSqlJobStore
 
 LEASE_S = 0.6
@@ -97,7 +97,7 @@ async def start(postgres, tmp_path) -> AsyncIterator[Start]:
 
         plugins = Plugins()
         plugins.register(Plugin(), "held")
-        store = SqlJobStore.open(url, server_name=name, lease_s=LEASE_S, busy_timeout_s=0.2)
+        store = open_job_store(url, server_name=name, lease_s=LEASE_S, busy_timeout_s=0.2)
         assert isinstance(store, SharedSqlJobStore)
         app = App(load_settings(plugins, overrides={"folders.base": str(tmp_path)}), plugins, store=store)
         app.nodes.add(Say)

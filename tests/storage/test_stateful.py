@@ -11,6 +11,7 @@ from comfyk.jobs.memory import MemoryJobStore
 from comfyk.jobs.model import Job, JobStatus, Outcome
 from comfyk.jobs.store import JobQuery, StoreError
 from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -40,7 +41,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.jobs: dict[str, Job] = {}
 
     def open(self) -> SqlJobStore:
-        return SqlJobStore.open(f"sqlite:///{self.folder}/comfyk.db", history_limit=LIMIT)
+        return open_job_store(f"sqlite:///{self.folder}/comfyk.db", history_limit=LIMIT)
 
     def teardown(self) -> None:
         self.runner.run(self.store.close())

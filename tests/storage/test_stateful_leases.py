@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comfyk.jobs import Job, JobStatus, LeaseLostError, Outcome, StoreError, UnknownJobError
-from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.opening import open_job_store
 from comfyk_storage.shared_store import SharedSqlJobStore
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -46,7 +46,7 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
             self.ages = 0
 
         def open(self, name: str) -> SharedSqlJobStore:
-            store = SqlJobStore.open(url, server_name=name, lease_s=3600, history_limit=LIMIT)
+            store = open_job_store(url, server_name=name, lease_s=3600, history_limit=LIMIT)
             assert isinstance(store, SharedSqlJobStore)
             return store
 

@@ -12,7 +12,8 @@ import pytest
 from comfyk.jobs.model import JobStatus
 from comfyk.jobs.store import DuplicateJobError, JobQuery, StoreError
 from comfyk_storage.change import Change
-from comfyk_storage.job_store import SqlJobStore, row_of
+from comfyk_storage.job_store import row_of
+from comfyk_storage.opening import open_job_store
 from comfyk_storage.writer import _Waiting
 from sqlalchemy import text
 
@@ -22,7 +23,7 @@ async def gather(*changes):
 
 
 async def test_three_hundred_at_once_and_a_duplicate_among_them(database_url, make_job):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     try:
         await store.add(make_job("150", number=-1))
         results = await gather(*(store.add(make_job(str(i), number=i)) for i in range(300)))
@@ -35,7 +36,7 @@ async def test_three_hundred_at_once_and_a_duplicate_among_them(database_url, ma
 
 
 async def test_of_two_with_one_id_at_once_the_first_wins(database_url, make_job):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     try:
         first, second = await gather(store.add(make_job("a", number=1)), store.add(make_job("a", number=2)))
         assert first is None
@@ -46,7 +47,7 @@ async def test_of_two_with_one_id_at_once_the_first_wins(database_url, make_job)
 
 
 async def test_content_that_the_database_refuses_fails_its_caller_alone(database_url, make_job):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     try:
         too_big = make_job("too big", created_at=1 << 80)
         results = await gather(
@@ -61,7 +62,7 @@ async def test_content_that_the_database_refuses_fails_its_caller_alone(database
 
 
 async def test_changes_keep_their_order(database_url, make_job, make_outcome):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     try:
         jobs = [make_job(str(i)) for i in range(100)]
         changes = []
@@ -79,7 +80,7 @@ async def test_changes_keep_their_order(database_url, make_job, make_outcome):
 
 
 async def test_a_caller_that_gives_up_does_not_disturb_the_others(database_url, make_job):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     try:
         given_up = asyncio.ensure_future(store.add(make_job("given up")))
         await asyncio.sleep(0)
@@ -91,7 +92,7 @@ async def test_a_caller_that_gives_up_does_not_disturb_the_others(database_url, 
 
 
 async def test_closing_writes_what_is_queued_and_then_refuses(database_url, make_job):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     queued = [asyncio.ensure_future(store.add(make_job(str(i)))) for i in range(50)]
     await asyncio.sleep(0)
     await store.close()
@@ -101,7 +102,7 @@ async def test_closing_writes_what_is_queued_and_then_refuses(database_url, make
         await store.add(make_job("late"))
     with pytest.raises(StoreError):
         await store.history()
-    again = SqlJobStore.open(database_url)
+    again = open_job_store(database_url)
     assert len(await again.unfinished()) == 50
     await again.close()
 
@@ -125,7 +126,7 @@ class ClosedMeanwhile(SimpleQueue):
 
 
 async def test_what_is_queued_while_the_writer_closes_is_written(tmp_path: Path, make_job):
-    store = SqlJobStore.open(f"sqlite:///{tmp_path}/comfyk.db")
+    store = open_job_store(f"sqlite:///{tmp_path}/comfyk.db")
     writer = store._writer
     before = writer._queue
     writer._queue = ClosedMeanwhile(writer.close)
@@ -143,7 +144,7 @@ async def test_what_follows_a_change_may_fail_and_nobody_waits_for_ever(tmp_path
     def fails() -> None:
         raise RuntimeError("the memory of it is full")
 
-    store = SqlJobStore.open(f"sqlite:///{tmp_path}/comfyk.db")
+    store = open_job_store(f"sqlite:///{tmp_path}/comfyk.db")
     change = Change(store._add, [row_of(make_job("a"), None)], committed=fails)
     async with asyncio.timeout(10):
         first, second = store._writer.submit(change), asyncio.ensure_future(store.add(make_job("b")))
@@ -155,30 +156,30 @@ async def test_what_follows_a_change_may_fail_and_nobody_waits_for_ever(tmp_path
 
 async def test_history_that_is_too_old_is_dropped(database_url, make_job, make_outcome):
     now, day = int(time.time() * 1000), 86_400_000
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     for job_id, days in [("new", 1), ("old", 8)]:
         await store.add(make_job(job_id))
         await store.finish(make_job(job_id), make_outcome(end=now - days * day))
     await store.close()
-    store = SqlJobStore.open(database_url, history_max_age_days=7)
+    store = open_job_store(database_url, history_max_age_days=7)
     assert [job_id for job_id, _ in await store.history()] == ["new"]
     await store.close()
 
 
 async def test_a_lower_limit_applies_from_the_next_start(database_url, make_job, make_outcome):
-    store = SqlJobStore.open(database_url, history_limit=0)
+    store = open_job_store(database_url, history_limit=0)
     jobs = [make_job(str(i)) for i in range(20)]
     await gather(*(store.add(job) for job in jobs))
     await gather(*(store.finish(job, make_outcome()) for job in jobs))
     assert len(await store.history()) == 20
     await store.close()
-    store = SqlJobStore.open(database_url, history_limit=3)
+    store = open_job_store(database_url, history_limit=3)
     assert [job_id for job_id, _ in await store.history()] == ["17", "18", "19"]
     await store.close()
 
 
 async def test_sensitive_data_leaves_the_file_when_the_job_ends(tmp_path: Path, make_job, make_outcome):
-    store = SqlJobStore.open(f"sqlite:///{tmp_path}/comfyk.db")
+    store = open_job_store(f"sqlite:///{tmp_path}/comfyk.db")
     job = make_job("a", sensitive={"token": "very-secret-token"})
     await store.add(job)
     await store.finish(job, make_outcome())
@@ -188,13 +189,13 @@ async def test_sensitive_data_leaves_the_file_when_the_job_ends(tmp_path: Path, 
 
 
 async def test_what_ran_when_the_server_ended_is_pending_again_and_first(database_url, make_job):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     await store.add(make_job("a", number=1))
     ran = make_job("b", number=2, attempts=1)
     await store.add(ran)
     await store.start(ran, 100)
     await store.close()
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     assert await store.unfinished() == [ran, make_job("a", number=1)]
     assert (await store.list(JobQuery(statuses=[JobStatus.PENDING])))[1] == 2
     await store.remove(["b"])
@@ -203,7 +204,7 @@ async def test_what_ran_when_the_server_ended_is_pending_again_and_first(databas
 
 
 async def test_a_prompt_that_json_cannot_say_is_refused(database_url, make_job):
-    store = SqlJobStore.open(database_url)
+    store = open_job_store(database_url)
     with pytest.raises(StoreError, match="Job a cannot be written as JSON"):
         await store.add(make_job("a", prompt={"1": "\ud800"}))
     assert await store.unfinished() == []

@@ -23,21 +23,11 @@ from sqlalchemy import Connection, Engine, bindparam, delete, func, select, upda
 from sqlalchemy.sql import Executable
 
 from comfyk_storage.change import Change
-from comfyk_storage.driver import SqliteDriver
 from comfyk_storage.engine import (
     READERS,
-    Synchronous,
-    make_sqlite_file,
-    open_engine,
-    parse_url,
-    sqlite_path,
-    still_there,
 )
-from comfyk_storage.errors import describe, store_error
-from comfyk_storage.lock import FileLock
-from comfyk_storage.migrations import prepare
+from comfyk_storage.errors import store_error
 from comfyk_storage.recent import RecentEntries
-from comfyk_storage.retention import Retention
 from comfyk_storage.schema import (
     ENDED,
     LINE_ORDER,
@@ -87,8 +77,9 @@ class SqlJobStore:
         *,
         release: Callable[[], None],
         recent: RecentEntries,
+        ended: int = 0,
     ) -> None:
-        """For `open`. `release` is called when all is closed."""
+        """For `comfyk_storage.opening`. `release` is called when all is closed; `ended` is the last history number."""
         self._engine = engine
         self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._readers = ThreadPoolExecutor(READERS, "comfyk-storage-reader")
@@ -96,65 +87,9 @@ class SqlJobStore:
         self._place = place
         self._release = release
         self._recent = recent
-        self._ended = 0
+        self._ended = ended
         self._closed = False
         self._add = insert_unless_taken(engine.dialect.name)
-
-    @classmethod
-    def open(
-        cls,
-        database_url: str,
-        *,
-        synchronous: Synchronous = "normal",
-        history_limit: int = 10_000,
-        history_max_age_days: int | None = None,
-        busy_timeout_s: float = 5,
-        server_name: str = "",
-        lease_s: float = 30,
-    ) -> SqlJobStore:
-        """Open the store at `database_url`, creating or upgrading its tables; blocks for some milliseconds.
-
-        In PostgreSQL, where it is a `SharedJobStore`, `server_name` is this server's, by default the machine's.
-        Raises StoreError, whose message says what to do, when that is impossible; then nothing was deleted
-        or overwritten.
-        """
-        url = parse_url(database_url)
-        file = sqlite_path(url)
-        if file is None:
-            from comfyk_storage.shared_store import open_shared
-
-            return open_shared(
-                url, server_name, lease_s, history_limit, history_max_age_days, busy_timeout_s=busy_timeout_s
-            )
-        place = describe(url, file)
-        make_sqlite_file(file)
-        lock = FileLock(file.with_name(file.name + ".lock"), file)
-        engine = open_engine(url, synchronous=synchronous, busy_timeout_s=busy_timeout_s)
-
-        def connect() -> Connection:
-            # The writer tells by the counts of changed rows whose change found nothing to do.
-            return engine.connect().execution_options(preserve_rowcount=True)
-
-        connection: Connection | None = None
-        try:
-            connection = connect()
-            prepare(connection, place, file)
-            retention = Retention(history_limit, history_max_age_days)
-            retention.clean(connection)
-            _put_back(connection)
-            ended = connection.scalar(select(func.max(jobs.c.history_seq))) or 0
-            connection.commit()
-            writer = Writer(connection, connect, retention, place, still_there(file), SqliteDriver())
-        except Exception as error:
-            if connection is not None:
-                connection.close()
-            engine.dispose()
-            lock.release()
-            raise store_error(error, place) from error
-        recent = RecentEntries(history_limit, history_max_age_days)
-        store = cls(engine, writer, place, release=lock.release, recent=recent)
-        store._ended = ended
-        return store
 
     async def close(self) -> None:
         if self._closed:
@@ -303,15 +238,6 @@ class SqlJobStore:
             return await asyncio.get_running_loop().run_in_executor(self._readers, run)
         except Exception as error:
             raise store_error(error, self._place) from error
-
-
-def _put_back(connection: Connection) -> None:
-    """Nothing runs when a store is opened: what ran when the last server ended is pending again."""
-    running = jobs.c.status == JobStatus.IN_PROGRESS.value
-    if connection.scalar(select(jobs.c.seq).where(running).limit(1)) is not None:
-        connection.execute(
-            update(jobs).where(running).values(status=JobStatus.PENDING.value, started_at=None)
-        )
 
 
 def insert_unless_taken(dialect: str, **values: Any) -> Executable:

@@ -61,10 +61,10 @@ def comfyk_register_settings() -> dict[str, type[BaseModel]]:
 
 @hookimpl
 def comfyk_open_job_store(app: App) -> JobStore:
-    from comfyk_storage.job_store import SqlJobStore
+    from comfyk_storage.opening import open_job_store
 
     settings = _settings(app)
-    return SqlJobStore.open(
+    return open_job_store(
         _url(app),
         synchronous=settings.synchronous,
         history_limit=settings.history_limit,

@@ -219,7 +219,7 @@ def open_shared(
     *,
     busy_timeout_s: float,
 ) -> SharedSqlJobStore:
-    """See `SqlJobStore.open`."""
+    """See `comfyk_storage.opening.open_job_store`."""
     name = name or socket.gethostname()
     place = describe(url, None)
     engine = open_engine(
