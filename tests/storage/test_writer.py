@@ -113,15 +113,15 @@ class ClosedMeanwhile(SimpleQueue):
     def __init__(self, close) -> None:
         super().__init__()
         self._closer = threading.Thread(target=close)
-        self._ended = threading.Event()
+        self.ended = threading.Event()
 
     def put(self, item, *_) -> None:
         if item is None:
             super().put(item)
-            self._ended.set()
+            self.ended.set()
             return
         self._closer.start()
-        self._ended.wait(0.2)
+        self.ended.wait(0.2)
         super().put(item)
 
 
@@ -129,11 +129,12 @@ async def test_what_is_queued_while_the_writer_closes_is_written(tmp_path: Path,
     store = open_job_store(f"sqlite:///{tmp_path}/comfyk.db")
     writer = store._writer
     before = writer._queue
-    writer._queue = ClosedMeanwhile(writer.close)
+    queue = writer._queue = ClosedMeanwhile(writer.close)
     loop = asyncio.get_running_loop()
     before.put(_Waiting(Change(text("SELECT 1"), []), loop.create_future(), loop))  # so that it looks again
     async with asyncio.timeout(10):
         await store.add(make_job("a"))
+        await asyncio.to_thread(queue.ended.wait)
         with pytest.raises(StoreError, match="closed"):
             await store.add(make_job("late"))
     assert (await store.get("a")) is not None
