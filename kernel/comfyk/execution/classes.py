@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from comfyk.foreign_code import watch
 from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.nodes.definition import InputTypes, LiveInputs, NodeDef
+from comfyk.nodes.links import is_link
 from comfyk.nodes.registry import NodeRegistry
 
 _NESTED = (dict, list, tuple, Mapping)
@@ -74,6 +75,14 @@ class NodeClasses:
             return False
         spec = self.live(node_id).specs.get(name)
         return spec is not None and spec.lazy
+
+    def lazy_links(self, node_id: str) -> Collection[str]:
+        """The inputs of this node that link to another and that it may ask for, or not."""
+        definition = self.get(self._prompt.get_node(node_id)["class_type"])
+        if definition is None or not definition.has("check_lazy_status"):
+            return ()
+        inputs = self._prompt.get_node(node_id)["inputs"]
+        return [name for name, value in inputs.items() if is_link(value) and self.is_lazy(node_id, name)]
 
     def _types_of(self, definition: NodeDef) -> InputTypes:
         types = self._types.get(definition.name)

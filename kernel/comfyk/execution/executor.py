@@ -19,6 +19,7 @@ from comfyk.execution.cache import OutputCache
 from comfyk.execution.exits import without_exits
 from comfyk.execution.objects import NodeObjects
 from comfyk.execution.run import JobRun
+from comfyk.graph.signature import LazyChoices
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.model import Job, Outcome
 from comfyk.nodes.registry import NodeRegistry
@@ -52,6 +53,7 @@ class ThreadExecutor:
         self._hook = hook
         self._cache = cache
         self._objects = NodeObjects()
+        self._choices = LazyChoices()
         self._on_start = on_thread
         self._current: JobRun | None = None
         self._loop = asyncio.new_event_loop()
@@ -88,7 +90,7 @@ class ThreadExecutor:
         begun = time.monotonic()
         loop = asyncio.get_running_loop()
         run = self._current = JobRun(
-            job, self._nodes, self._cache, self._objects, self._hook, tell, self._events, loop
+            job, self._nodes, self._cache, self._objects, self._choices, self._hook, tell, self._events, loop
         )
         self._events.cork(_SHORT_JOB_S)
         try:

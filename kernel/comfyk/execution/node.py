@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,8 @@ class _Begun:
     returned: list[Any] | None = None
     """What its calls returned, tasks included."""
     expanded: list[NodeResult] | None = None
+    asked: set[str] = field(default_factory=set)
+    """The lazy inputs that it asked for."""
 
 
 class NodeRunner:
@@ -137,13 +139,14 @@ class NodeRunner:
 
     async def _start(self, node_id: str, definition: NodeDef, begun: _Begun) -> Step:
         live = self._classes.live(node_id)
-        begun.inputs, missing = self._gather(node_id, definition, live)
+        begun.inputs, missing = self._gather(node_id, definition, live, begun.asked)
         hidden = self._hidden(node_id, live)
         obj = self._object_for(node_id)
         if definition.has("check_lazy_status"):
             wanted = await self._ask_lazy(node_id, definition, obj, live, begun.inputs, hidden)
             needed = [name for name in wanted if name in missing or name not in begun.inputs]
             if needed:
+                begun.asked.update(needed)
                 return NeedsInputs(needed)
         returned: list[Any] = []
         begun.returned = returned
@@ -232,15 +235,20 @@ class NodeRunner:
         return list(wanted)
 
     def _gather(
-        self, node_id: str, definition: NodeDef, live: LiveInputs
+        self, node_id: str, definition: NodeDef, live: LiveInputs, asked: Collection[str]
     ) -> tuple[dict[str, list[Any]], set[str]]:
-        """The items of each input, and the names of those whose link has no value (yet)."""
+        """The items of each input, and the names of those whose link has no value (yet).
+
+        A lazy input has none until the node asks for it, though it may be at hand: what the node makes depends on
+        what it asked for and on nothing else.
+        """
         values: dict[str, list[Any]] = {}
         missing: set[str] = set()
         for name, value in self._prompt.get_node(node_id)["inputs"].items():
             spec = live.specs.get(name)
             if is_link(value) and not (spec is not None and spec.raw_link):
-                items = self._results.items_of(value[0], int(value[1]))
+                waits = spec is not None and spec.lazy and name not in asked
+                items = None if waits else self._results.items_of(value[0], int(value[1]))
                 if items is None:
                     missing.add(name)
                     items = [None]

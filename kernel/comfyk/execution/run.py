@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +19,7 @@ from comfyk.execution.report import Report
 from comfyk.execution.results import Results
 from comfyk.graph.dynamic import DynamicPrompt
 from comfyk.graph.order import DependencyCycleError, ExecutionOrder
-from comfyk.graph.signature import Signatures
+from comfyk.graph.signature import Key, LazyChoices, Signatures
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.model import Job, Outcome
 from comfyk.nodes.definition import NodeDef
@@ -35,6 +35,7 @@ class JobRun:
         nodes: NodeRegistry,
         cache: OutputCache,
         objects: NodeObjects,
+        choices: LazyChoices,
         hook: BoundHooks,
         tell: Callable[[Event], None],
         events: EventBus,
@@ -50,7 +51,9 @@ class JobRun:
         self._cache = cache
         self._objects = objects
         self._handle = JobHandle(job, self.progress)
-        self._signatures = Signatures(self.prompt, self.classes.get, self._fingerprint)
+        self._signatures = Signatures(
+            self.prompt, self.classes.get, self._fingerprint, self.classes.lazy_links, choices
+        )
         self.results = Results(cache, self._signatures)
         self._nodes = NodeRunner(
             self._handle, self.prompt, self.classes, self.results, self.report, objects, hook
@@ -117,14 +120,19 @@ class JobRun:
         nodes = self.job.prompt
         await self._signatures.add(nodes)
         pairs = {(node_id, node["class_type"]) for node_id, node in nodes.items()}
-        self._cache.begin({self._signatures[node_id] for node_id in nodes}, pairs)
+        self._cache.begin(self._keys_of(nodes), pairs)
         self._objects.begin(pairs)
         self.report.cached([node_id for node_id in nodes if self.results.find(node_id) is not None])
         for target in self.job.targets:
             self._order.add(target)
 
+    def _keys_of(self, node_ids: Iterable[str]) -> set[Key]:
+        """The keys of those that have one."""
+        return {key for node_id in node_ids if (key := self._signatures.get(node_id)) is not None}
+
     async def _step(self, node_id: str) -> bool:
         """Take a node further; True when it is done."""
+        await self._signatures.resolve(node_id)
         kept = None if self._nodes.has_begun(node_id) else self.results.find(node_id)
         if kept is not None:
             self.results.put(node_id, kept)
@@ -136,6 +144,7 @@ class JobRun:
             self.report.begins(node_id)
         match await self._nodes.step(node_id):
             case CacheEntry() as entry:
+                self._signatures.settle(node_id)
                 self.results.put(node_id, entry)
                 self._cache.put(self._signatures[node_id], entry, self._scope(node_id))
                 if entry.ui is not None:
@@ -143,6 +152,7 @@ class JobRun:
                 self.report.done(node_id)
                 return True
             case NeedsInputs(names):
+                self._signatures.asks(node_id, names)
                 for name in names:
                     self._order.require_input(node_id, name)
             case Waits(tasks):
@@ -176,7 +186,7 @@ class JobRun:
         scope = Scope(
             self.prompt.get_pair(node_id), self.prompt.get_pair(self.prompt.get_real_node_id(node_id))
         )
-        self._cache.expanded(scope, {self._signatures[new_id] for new_id in expansion.nodes})
+        self._cache.expanded(scope, self._keys_of(expansion.nodes))
         outputs = [new_id for new_id in expansion.nodes if self.classes.is_output(new_id)]
         for source in outputs:
             self._order.add(source)
