@@ -6,6 +6,7 @@ Plugins add kinds in `comfyk_register_folders`. Whatever names a file and comes 
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import re
@@ -271,9 +272,16 @@ class Folders:
         Raises ValueError that names the file and the key when it cannot be read that way.
         """
         try:
-            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+            data = file.read_bytes()
+            wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            config = yaml.safe_load(data.decode("utf-16" if wide else "utf-8-sig"))
         except OSError as error:
             raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ValueError(
+                f"{file}: line {line} is not in UTF-8; save the file as UTF-8 in your editor"
+            ) from error
         except yaml.YAMLError as error:
             raise ValueError(f"{file}: not valid YAML: {error}") from error
         if config is None:
@@ -302,7 +310,10 @@ class Folders:
             folders = [line.strip() for line in lines.splitlines() if line.strip()]
             for folder in reversed(folders) if default else folders:
                 path = Path(os.path.normpath(root / folder))
-                log.info("adding extra search path %s %s", kind, path)
+                if path.is_dir():
+                    log.info("adding extra search path %s %s", kind, path)
+                else:
+                    log.warning("%s: %s.%s: there is no folder %s (yet)", file, section, kind, path)
                 self.add(kind, path, default=default)
                 self.extra.append((file, kind, path))
 

@@ -199,6 +199,37 @@ def test_extra_model_paths_that_cannot_be_read_name_the_file(tmp_path, text, mes
         Folders(tmp_path).load_extra_paths(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_extra_model_paths_are_read_in_the_encodings_of_editors(tmp_path, encoding):
+    file = tmp_path / "extra.yaml"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    file.write_bytes(f"{mark}a:\n  loras: Modèles/絵\n".encode(encoding))
+    folders = Folders(tmp_path)
+    folders.load_extra_paths(file)
+    assert folders.paths("loras")[1:] == [tmp_path / "Modèles" / "絵"]
+
+
+def test_extra_model_paths_in_another_encoding_name_the_file_and_the_line(tmp_path):
+    file = tmp_path / "extra.yaml"
+    file.write_bytes("a:\n  loras: Modèles\n".encode("cp1252"))
+    with pytest.raises(ValueError, match="line 2 is not in UTF-8") as error:
+        Folders(tmp_path).load_extra_paths(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_folder_of_extra_model_paths_that_is_not_there_is_told(tmp_path, caplog):
+    (tmp_path / "here").mkdir()
+    file = tmp_path / "extra.yaml"
+    file.write_text("a:\n  loras: |\n    here\n    gone\n")
+    folders = Folders(tmp_path)
+    folders.load_extra_paths(file)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(file) in warning and str(tmp_path / "gone") in warning and "a.loras" in warning
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "late.safetensors").touch()
+    assert folders.filenames("loras") == ["late.safetensors"]
+
+
 def test_files_are_known_by_the_folder_that_they_are_in(folders, tmp_path):
     second = tmp_path / "second"
     second.mkdir()

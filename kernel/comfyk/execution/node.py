@@ -270,7 +270,7 @@ class NodeRunner:
             "AUTH_TOKEN_COMFY_ORG": job.sensitive.get("auth_token_comfy_org"),
             "API_KEY_COMFY_ORG": job.sensitive.get("api_key_comfy_org"),
         }
-        return {asked: given.get(asked) for asked in live.hidden.values()}
+        return {asked: given[asked] for asked in live.hidden.values() if asked in given}
 
     async def fingerprint(self, node_id: str, definition: NodeDef, inputs: Mapping[str, Any]) -> Any:
         """What the node's fingerprint method says of its constants. Raises Uncacheable when that fails."""

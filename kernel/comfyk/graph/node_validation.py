@@ -185,8 +185,12 @@ class NodeValidator:
             if not (name in live.specs or definition.accept_all_inputs):
                 continue
             spec = live.specs.get(name)
-            linked = is_link(value) and not (spec is not None and spec.raw_link)
-            arguments[name] = None if linked else unwrap(value)
+            if is_link(value) and not (spec is not None and spec.raw_link):
+                if "input_types" not in names:
+                    return []  # its value comes with the job: authors who do not count with links cannot judge it
+                arguments[name] = None
+            else:
+                arguments[name] = unwrap(value)
         asked = list(arguments)
         if "input_types" in names:
             arguments["input_types"] = received_types

@@ -117,9 +117,10 @@ class NodeDef(ABC):
     def info(self, types: InputTypes | None = None) -> dict[str, Any]:
         """The `object_info` entry, with its fields in the order that ComfyUI gives them.
 
-        Typed and V1 nodes give the same fields, and the same entry for the same node: every field is there (but for
-        an `essentials_category` of none), `display_name` is never null, `search_aliases` and `output_tooltips` are
-        lists of texts, and each input is `[type, options]`.
+        Typed and V1 nodes give the same fields: every field is there (but for an `essentials_category` of none),
+        `display_name` is never null, `search_aliases` and `output_tooltips` are lists of texts. An input of a typed
+        node is `[type, options]`; one of a V1 node stands as its author wrote it, such as `[type]`, or a hidden one
+        as `"PROMPT"`.
         """
 
     @abstractmethod

@@ -103,20 +103,26 @@ class V1NodeDef(NodeDef):
         types = self.input_types() if types is None else types
         specs: dict[str, InputSpec] = {}
         for group in ("required", "optional"):
-            inputs = types.get(group) or {}
+            inputs = _group(types, group)
             names = list(inputs)
             # some packs have a dict that says yes to names that it does not list: any number of inputs
             names += [name for name in values if name not in specs and name not in names and name in inputs]
             for name in names:
                 if name not in specs:
                     specs[name] = _spec(name, inputs[name], group == "required")
-        return LiveInputs(specs, _hidden(types))
+        hidden = _hidden(types)
+        offered = _group(types, "hidden")
+        for name in values:
+            # and some hide inputs from the client's form, which prompts give all the same
+            if name not in specs and name in offered and hidden.get(name) not in _KNOWN_HIDDEN:
+                specs[name] = _spec(name, offered[name], required=False)
+        return LiveInputs(specs, hidden)
 
     def info(self, types: InputTypes | None = None) -> dict[str, Any]:
         cls: Any = self.cls
         types = self.input_types() if types is None else types
         groups: InputTypes = {"required": {}}
-        groups |= {group: _normal(group, inputs or {}) for group, inputs in types.items()}
+        groups |= {group: dict(inputs or {}) for group, inputs in types.items()}
         tooltips = [str(text or "") for text in getattr(cls, "OUTPUT_TOOLTIPS", None) or ()]
         tooltips += [""] * (len(self.output_types) - len(tooltips))
         names = getattr(cls, "RETURN_NAMES", None)
@@ -193,6 +199,12 @@ class V1NodeDef(NodeDef):
         return read_result(self.name, returned)
 
 
+def _group(types: InputTypes, group: str) -> Mapping[str, Any]:
+    """The inputs of a group; an empty dict may say yes to any name all the same."""
+    inputs = types.get(group)
+    return {} if inputs is None else inputs
+
+
 def _spec(name: str, written: Any, required: bool) -> InputSpec:
     parts = written if isinstance(written, tuple | list) and written else (written,)
     io_type = list(parts[0]) if isinstance(parts[0], tuple | list) else parts[0]
@@ -201,15 +213,9 @@ def _spec(name: str, written: Any, required: bool) -> InputSpec:
 
 
 def _hidden(types: InputTypes) -> dict[str, str]:
+    """What is asked for under each name; inputs that are only hidden from view have a list of choices, perhaps."""
     hidden = types.get("hidden") or {}
-    return {name: kind[0] if isinstance(kind, tuple | list) else kind for name, kind in hidden.items()}
-
-
-def _normal(group: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs as `object_info` has them: `(type, options)` each, `(kind,)` for hidden ones."""
-    if group == "hidden":
-        return {name: kind if isinstance(kind, tuple | list) else (kind,) for name, kind in inputs.items()}
-    return {
-        name: (written[0], {}) if isinstance(written, tuple | list) and len(written) == 1 else written
-        for name, written in inputs.items()
+    kinds = {
+        name: kind[0] if isinstance(kind, tuple | list) and kind else kind for name, kind in hidden.items()
     }
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, str)}

@@ -58,6 +58,12 @@ class PickyTypes(Show):
         return input_types.get("x") == "IMAGE" or "pictures only"
 
 
+class PickyBoth(Show):
+    @classmethod
+    def VALIDATE_INPUTS(cls, x, input_types):
+        return f"x is {x}, of type {input_types['x']}"
+
+
 class Broken(Show):
     @classmethod
     def VALIDATE_INPUTS(cls, x):
@@ -73,7 +79,7 @@ class AsyncPicky(Show):
 @pytest.fixture
 def nodes():
     registry = NodeRegistry()
-    for cls in (Num, Many, Show, Picky, PickyTypes, Broken, AsyncPicky):
+    for cls in (Num, Many, Show, Picky, PickyTypes, PickyBoth, Broken, AsyncPicky):
         registry.add(cls)
     return registry
 
@@ -279,6 +285,16 @@ async def test_a_cycle_is_refused_with_its_way(nodes):
 async def test_a_node_that_links_to_itself(nodes):
     found = await only_error(nodes, {"1": node("Num", i=["1", 0]), "2": node("Show", x=["1", 0])}, "1")
     assert found["type"] == "dependency_cycle"
+
+
+async def test_authors_are_not_asked_about_values_that_come_with_the_job(nodes):
+    for kind in ("Picky", "AsyncPicky", "Broken"):
+        prompt = {"1": node("Num", i=4), "2": node(kind, x=["1", 0])}
+        assert (await validate_prompt(prompt, nodes)).targets == ["2"]
+    # Who asks for the types counts with links, and gets none for their values.
+    prompt = {"1": node("Num", i=1), "2": node("PickyBoth", x=["1", 0])}
+    found = await only_error(nodes, prompt, "2")
+    assert "x is None, of type INT" in found["details"]
 
 
 async def test_authors_may_check_values_and_types(nodes):
