@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from comfyk.ctrl_c import CtrlC
 
-__all__ = ["describe", "is_ours", "text_of", "watch"]
+__all__ = ["FOREIGN", "ForeignThreads", "Overloaded", "describe", "is_ours", "text_of", "watch"]
 
 log = logging.getLogger(__name__)
 

@@ -266,6 +266,9 @@ class Packs:
             info.state, info.error = "failed", traceback_of(failure)
             log.error("pack %s failed to load\n%s", info.name, info.error)
             return
+        if self._packs.get(info.name) is not pack:  # it was taken away before it had loaded
+            self._take_back(pack, loaded=True)
+            return
         info.nodes = self._nodes.names(source=info.source)
         info.state = "loaded"
         log.info("pack %s: %d nodes in %.2f s", info.name, len(info.nodes), info.seconds)
