@@ -69,7 +69,7 @@ class JobRun:
         self._handle.interrupt()
 
     def cancel_calls(self) -> None:
-        """Cancel the async calls under way, and wait for them no longer than a while. Call it on the executor's loop."""
+        """Cancel the async calls under way, and soon wait no more for them. Call it on the executor's loop."""
         self._nodes.cancel()
         asyncio.get_running_loop().call_later(CANCEL_S, self._order.give_up)
 
