@@ -20,16 +20,22 @@ from typing import Any, Literal
 
 import yaml
 
+from comfyk.folder_entries import entries_of, is_file, is_folder, walk
+
 __all__ = [
     "MODEL_EXTENSIONS",
     "FolderKind",
     "FolderType",
     "Folders",
     "PathOutsideError",
+    "entries_of",
+    "is_file",
+    "is_folder",
     "is_reference",
     "join_names",
     "resolve_inside",
     "split_annotation",
+    "walk",
 ]
 
 log = logging.getLogger(__name__)
@@ -247,7 +253,7 @@ class Folders:
             # Model folders are the user's own and often hold links to other disks, so links may lead out.
             with suppress(PathOutsideError):
                 path = join_names(root, filename)
-                if path.is_file():
+                if is_file(path):
                     return path
         return None
 
@@ -273,10 +279,11 @@ class Folders:
         """
         try:
             data = file.read_bytes()
-            wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-            config = yaml.safe_load(data.decode("utf-16" if wide else "utf-8-sig"))
         except OSError as error:
             raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+        try:
+            wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            config = yaml.safe_load(data.decode("utf-16" if wide else "utf-8-sig"))
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise ValueError(
@@ -343,14 +350,9 @@ def _list_files(root: Path, extensions: frozenset[str]) -> _Listing:
     names: list[str] = []
     directories = {top: _mtime(top)}
     begun = time.time_ns()
-    seen: set[str] = set()
-    for folder, subfolders, files in os.walk(top, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back up
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if name != ".git")
+    left_out: list[str] = []
+    for folder, subfolders, files in walk(top, left_out=left_out):
+        subfolders[:] = [name for name in subfolders if name != ".git"]
         directories[folder] = _mtime(folder)
         relative = PurePosixPath(os.path.relpath(folder, top).replace(os.sep, "/"))
         if "folder" in extensions:
@@ -358,5 +360,6 @@ def _list_files(root: Path, extensions: frozenset[str]) -> _Listing:
         for name in files:
             if not extensions or os.path.splitext(name)[1].lower() in extensions:
                 names.append(str(relative / name))
-    settled = max(directories.values()) < begun - _CLOCK_TICK_NS
+    # What could not be read may come back without a word.
+    settled = not left_out and max(directories.values()) < begun - _CLOCK_TICK_NS
     return _Listing(sorted(names), directories, settled)

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from comfyk.ctrl_c import CtrlC
 
-__all__ = ["describe", "is_ours", "text_of", "watch"]
+__all__ = ["FOREIGN", "ForeignThreads", "Overloaded", "describe", "is_ours", "text_of", "watch"]
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +69,16 @@ def describe(error: BaseException) -> str:
 class watch:
     """Within it foreign code runs: when that takes long, the log says what it is and where it stands."""
 
-    __slots__ = ("_kind", "_name", "_next", "_since", "_thread")
+    __slots__ = ("_kind", "_name", "_since", "_skipped", "_thread", "_told")
 
-    def __init__(self, kind: str, name: str, *, awaits: bool = False) -> None:
-        """With `awaits` the thread does other things meanwhile, so where it stands says nothing."""
+    def __init__(self, kind: str, name: str, *, awaits: bool = False, patient: bool = False) -> None:
+        """With `awaits` the thread does other things meanwhile, so where it stands says nothing. With `patient` a
+        minute is nothing unusual.
+        """
         self._kind = kind
         self._name = name
-        self._next = 0
+        self._told = 0
+        self._skipped = int(patient)
         self._thread = 0 if awaits else threading.get_ident()
 
     def __enter__(self) -> None:
@@ -86,17 +89,17 @@ class watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         _under_way.pop(id(self), None)
-        if self._next:
+        if self._told:
             seconds = time.monotonic() - self._since
             log.warning("%s %s has returned after %.0f s", self._kind, self._name, seconds)
 
     def look(self, now: float) -> None:
         """Tell that it has not returned, if it is time."""
-        last = len(_TOLD_AFTER_S) - 1
-        due = _TOLD_AFTER_S[min(self._next, last)] * max(1, self._next - last + 1)
+        last, step = len(_TOLD_AFTER_S) - 1, self._told + self._skipped
+        due = _TOLD_AFTER_S[min(step, last)] * max(1, step - last + 1)
         if now - self._since < due:
             return
-        self._next += 1
+        self._told += 1
         where = _stack(sys._current_frames().get(self._thread))
         log.warning("%s %s has not returned for %.0f s%s", self._kind, self._name, now - self._since, where)
 

@@ -231,7 +231,12 @@ class HookCalls:
     async def _guard_awaited(self, spec: Spec, plugin: str, returned: Awaitable[Any]) -> Any:
         """What a plugin returned to be awaited later: its failures are the plugin's too."""
         try:
-            return await returned
+            with watch(
+                f"what the hook {spec.name} has awaited of the plugin", plugin, awaits=True, patient=True
+            ):
+                return await returned
+        except GeneratorExit:  # the coroutine is being closed
+            raise
         except BaseException as error:
             self._failed(spec, plugin, error)
             return None

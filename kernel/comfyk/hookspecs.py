@@ -115,7 +115,8 @@ def comfyk_create_event_loop(settings: Settings) -> AbstractEventLoop | None:  #
 async def comfyk_startup(app: App) -> None:
     """Start what the plugin keeps running.
 
-    When: everything is registered, the store is open; the queue does not run yet, nobody listens.
+    When: the plugins' nodes are registered, the store is open; the queue does not run yet, nobody listens, and no pack
+        is loaded. A task of yours may await `app.packs_loaded()`; this function itself may not.
     Thread: the event loop's; blocking delays the start.
     Return: nothing.
     On error: recorded; the server starts all the same.
@@ -221,8 +222,9 @@ def comfyk_load_pack(app: App, path: Path, pack: PackInfo) -> bool | None:  # ty
     Nodes that are registered with `app.nodes.add(cls, source=pack.source)` go when the pack is unloaded, and so does
     what this call puts into `app.web_directories` and `sys.path`, and every module whose file is in the pack's folder.
 
-    When: at the start, and between jobs while running. Also on an app that never starts.
-    Thread: the main thread at the start, a worker thread while running; it may block.
+    When: at the start, once clients can connect, and between jobs while running. Also on an app that never starts.
+    Thread: a worker thread; the main thread on an app that never starts. It may block, but after `nodes.load_timeout`
+        seconds the others go on without it.
     Return: True when you have loaded it.
     On error: *raises*: the pack has failed, and what was registered in this call is taken back.
     Since: 0.1.

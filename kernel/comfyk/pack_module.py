@@ -21,6 +21,7 @@ from typing import Any
 
 import pluggy
 
+from comfyk.folders import is_file
 from comfyk.foreign_code import describe, is_ours, watch
 from comfyk.nodes.registry import NodeRegistry, define
 from comfyk.pack_info import PackInfo
@@ -66,7 +67,7 @@ def unload_module(pack: PackInfo) -> None:
 def run_prestartup(pack: PackInfo) -> None:
     """Run the pack's `prestartup_script.py`, which may prepare the process for any pack's import. Never raises."""
     script = pack.path / "prestartup_script.py"
-    if not script.is_file():
+    if not is_file(script):
         return
     try:
         with watch("the prestartup_script.py of the pack", pack.name):

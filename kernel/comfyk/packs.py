@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyk.events import Event, EventBus
-from comfyk.folders import Folders
+from comfyk.folders import Folders, is_file
 from comfyk.foreign_code import ForeignThreads, is_ours, watch
 from comfyk.hooks import BoundHooks
 from comfyk.kernel_settings import NodeSettings
@@ -127,7 +127,9 @@ class Packs:
         doing = asyncio.ensure_future(self._threads.run(work))
         done, _ = await asyncio.wait([doing], timeout=patience)
         if done:
-            doing.result()
+            if (error := doing.exception()) is not None:  # not of the pack's own making
+                info.state, info.error = "failed", traceback_of(error)
+                log.error("pack %s failed to load", info.name, exc_info=error)
             return True
         log.error(
             "pack %s has not loaded in %g s (nodes.load_timeout); the others go on", info.name, patience
@@ -226,7 +228,7 @@ class Packs:
             for path in entries:
                 if path.name.startswith(".") or path.name == "__pycache__":
                     continue
-                if path.is_file() and path.suffix != ".py" and not path.name.endswith(".py.disabled"):
+                if is_file(path) and path.suffix != ".py" and not path.name.endswith(".py.disabled"):
                     continue
                 yield path
         for paths in self._hook.comfyk_supply_packs():
@@ -265,6 +267,9 @@ class Packs:
             self._take_back(pack, loaded=False)
             info.state, info.error = "failed", traceback_of(failure)
             log.error("pack %s failed to load\n%s", info.name, info.error)
+            return
+        if self._packs.get(info.name) is not pack:  # it was taken away before it had loaded
+            self._take_back(pack, loaded=True)
             return
         info.nodes = self._nodes.names(source=info.source)
         info.state = "loaded"

@@ -6,7 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
-from comfyk.folders import Folders, PathOutsideError, resolve_inside, split_annotation
+from comfyk.folders import (
+    Folders,
+    PathOutsideError,
+    entries_of,
+    is_file,
+    is_folder,
+    resolve_inside,
+    split_annotation,
+    walk,
+)
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -266,3 +275,53 @@ def test_what_a_reference_means_is_asked_for_and_nothing_else(tmp_path):
             folders.annotated(wrong)
     with pytest.raises(ValueError, match="unknown folder type"):
         folders.annotated("plain.png", "models")
+
+
+def unreadable(folder: Path, suffix: str = "") -> list[Path]:
+    """Links that cannot be followed: in a circle, and for a reason that Python does not pass over either."""
+    folder.mkdir(parents=True, exist_ok=True)
+    loop, other, far = (folder / f"{name}{suffix}" for name in ("loop", "other", "far"))
+    loop.symlink_to(other)
+    other.symlink_to(loop)
+    far.symlink_to("x" * 300)  # no name may be so long: EIO or EACCES would be no different
+    return [loop, other, far]
+
+
+def test_what_cannot_be_read_is_left_out_with_one_warning(tmp_path: Path, caplog) -> None:
+    folders = Folders(tmp_path)
+    models = folders.models / "checkpoints"
+    bad = [*unreadable(models, ".safetensors"), *unreadable(models / "sub")]
+    (models / "sub" / "good.safetensors").write_text("")
+    (models / "sub" / "back").symlink_to(models)
+    (models / "nowhere.safetensors").symlink_to(tmp_path / "nothing")
+    for _ in range(3):
+        assert folders.filenames("checkpoints") == ["sub/good.safetensors"]
+        for path in bad:
+            assert not is_file(path) and not is_folder(path)
+    assert folders.find("checkpoints", "far.safetensors") is None
+    for path in bad:
+        assert caplog.text.count(f"{path} is left out") == 1
+    # What can be read again is there again.
+    (models / "far.safetensors").unlink()
+    (models / "far.safetensors").write_text("")
+    (tmp_path / "nothing").write_text("")
+    assert folders.filenames("checkpoints") == [
+        "far.safetensors",
+        "nowhere.safetensors",
+        "sub/good.safetensors",
+    ]
+
+
+def test_a_folder_is_walked_once_and_links_only_when_wanted(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_text("")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "c").symlink_to(tmp_path / "a" / "b")
+    walked = [(os.path.relpath(folder, tmp_path), files) for folder, _, files in walk(tmp_path)]
+    assert sorted(files for _, files in walked) == [[], [], ["file"]]
+    assert [os.path.relpath(folder, tmp_path) for folder, _, _ in walk(tmp_path, follow_links=False)] == [
+        ".",
+        "a",
+        "a/b",
+    ]
+    assert list(walk(tmp_path / "nothing")) == [] and entries_of(tmp_path / "nothing") == []

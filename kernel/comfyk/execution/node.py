@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CANCEL_S = 5.0
+"""How long an async call may take to end that was cancelled."""
+_left_behind: set[asyncio.Future[Any]] = set()
+"""A loop holds its tasks weakly."""
+
 
 @dataclass(slots=True)
 class NeedsInputs:
@@ -112,11 +117,18 @@ class NodeRunner:
             task.cancel()
 
     async def abandon(self) -> None:
-        """Cancel what is under way and wait until it has gone."""
+        """Cancel what is under way and wait until it has gone; what does not go is left behind."""
         self.cancel()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
-            self._tasks = {task for task in self._tasks if not task.done()}
+        if self._tasks:
+            _, left = await asyncio.wait(set(self._tasks), timeout=CANCEL_S)
+            if left:
+                log.error(
+                    "%d async calls of nodes do not end though they were cancelled; left behind", len(left)
+                )
+                _left_behind.update(left)
+                for task in left:
+                    task.add_done_callback(_left_behind.discard)
+        self._tasks.clear()
 
     async def step(self, node_id: str) -> Step:
         """Take a node as far as it goes now. What the node raises comes out."""

@@ -12,13 +12,13 @@ from comfyk.events import Event, EventBus
 from comfyk.execution.cache import CacheEntry, OutputCache, Scope
 from comfyk.execution.classes import ClassGone, NodeClasses
 from comfyk.execution.handle import JobHandle
-from comfyk.execution.node import Expands, NeedsInputs, NodeRunner, Waits
+from comfyk.execution.node import CANCEL_S, Expands, NeedsInputs, NodeRunner, Waits
 from comfyk.execution.objects import NodeObjects
 from comfyk.execution.progress import JobProgress
 from comfyk.execution.report import Report
 from comfyk.execution.results import Results
 from comfyk.graph.dynamic import DynamicPrompt
-from comfyk.graph.order import DependencyCycleError, ExecutionOrder
+from comfyk.graph.order import DependencyCycleError, ExecutionOrder, GivenUpError
 from comfyk.graph.signature import Key, LazyChoices, Signatures
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.model import Job, Outcome
@@ -72,8 +72,9 @@ class JobRun:
         self._handle.interrupt()
 
     def cancel_calls(self) -> None:
-        """Cancel the async calls under way. Call it on the executor's loop."""
+        """Cancel the async calls under way, and soon wait no more for them. Call it on the executor's loop."""
         self._nodes.cancel()
+        asyncio.get_running_loop().call_later(CANCEL_S, self._order.give_up)
 
     async def _fingerprint(self, node_id: str, definition: NodeDef, inputs: Mapping[str, Any]) -> Any:
         return await self._nodes.fingerprint(node_id, definition, inputs)
@@ -98,7 +99,7 @@ class JobRun:
                         self._order.put_back(node_id)
                 self._show_intermediate()
             self.report.succeeded()
-        except Interrupted:
+        except (Interrupted, GivenUpError):
             self.report.interrupted(node_id)
         except ClassGone as error:
             self._fail(error.node_id, error)

@@ -24,6 +24,10 @@ class DependencyCycleError(Exception):
         self.nodes = nodes
 
 
+class GivenUpError(Exception):
+    """Nobody waits any more for what async nodes do."""
+
+
 class NodeInputError(Exception):
     """A node asked for an input that it has no link for."""
 
@@ -67,6 +71,7 @@ class ExecutionOrder:
         self._pending: dict[str, _Pending] = {}
         self._ready: list[tuple[int, int, str]] = []
         self._external = 0
+        self._given_up = False
         self._unblocked = asyncio.Event()
         self._count = 0
 
@@ -133,7 +138,10 @@ class ExecutionOrder:
         return release
 
     async def next(self) -> str:
-        """The node to run now; waits while async nodes hold everything up. Raises DependencyCycleError."""
+        """The node to run now; waits while async nodes hold everything up.
+
+        Raises DependencyCycleError, and GivenUpError when it would wait in vain.
+        """
         while True:
             while self._ready:
                 _, _, node_id = heapq.heappop(self._ready)
@@ -144,8 +152,15 @@ class ExecutionOrder:
                         return node_id
             if not self._external:
                 raise DependencyCycleError(self._cycle())
+            if self._given_up:
+                raise GivenUpError("async nodes do not end")
             await self._unblocked.wait()
             self._unblocked.clear()
+
+    def give_up(self) -> None:
+        """Wait no more for async nodes (call it on the same loop)."""
+        self._given_up = True
+        self._unblocked.set()
 
     def put_back(self, node_id: str) -> None:
         """A node that was taken is not finished: it runs again once nothing holds it."""

@@ -13,12 +13,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
-from comfyk.foreign_code import FOREIGN, is_ours, watch
+from comfyk.foreign_code import FOREIGN, is_ours
 from comfyk.nodes.definition import NodeDef
 from comfyk.nodes.registry import NodeRegistry
 from comfyk.wire import dumps_anything
@@ -40,10 +40,10 @@ class _Entry:
     entry: bytes | None = None
     """None while the node cannot say what it is."""
     failed: bool = False
-    asked_at: float | None = None
-    """Since when it is being asked what it is, by some thread."""
-    awaited: bool = False
-    """Another thread waits for that."""
+    asking: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the thread that asks it what it is."""
+    asked_at: float = 0.0
+    """Since when, or when it was asked last."""
     told: bool = False
     """The log says that it does not answer."""
 
@@ -55,9 +55,12 @@ class ObjectInfo:
         self._registry = registry
         self._patience_s = patience_s
         self._lock = threading.Lock()
-        self._answered = threading.Condition(self._lock)
         self._revision: int | None = None
         self._entries: dict[str, _Entry] = {}
+        self._changing: list[_Entry] = []
+        """Those that may say something else each time."""
+        self._unknown: list[_Entry] = []
+        """Those of the others that have not said what they are."""
         self._document: tuple[bytes, str] | None = None
 
     async def document(self) -> tuple[bytes, str]:
@@ -83,8 +86,9 @@ class ObjectInfo:
         """
         with self._lock:
             self._follow_registry()
-            changing = [one for one in self._entries.values() if _may_change(one)]
-        for entry in changing:
+            self._unknown = [one for one in self._unknown if one.entry is None]
+            asked = [*self._changing, *self._unknown]
+        for entry in asked:
             self._refresh(entry)
         with self._lock:
             if self._document is None:
@@ -101,7 +105,8 @@ class ObjectInfo:
             entry = self._entries.get(name)
         if entry is None:
             return None
-        self._refresh(entry)
+        if entry.entry is None or not entry.definition.is_static:
+            self._refresh(entry)
         written = entry.entry
         return None if written is None else from_json(written)
 
@@ -116,66 +121,46 @@ class ObjectInfo:
             if known is None or known.definition is not definition:
                 known = _Entry(definition, encode(definition.name) + b":")
             self._entries[definition.name] = known
+        entries = self._entries.values()
+        self._changing = [one for one in entries if not one.definition.is_static]
+        self._unknown = [one for one in entries if one.definition.is_static and one.entry is None]
         self._document = None
         self._revision = revision
 
     def _refresh(self, entry: _Entry) -> None:
         """Ask a node what it is, unless somebody does so in vain."""
-        if not _may_change(entry):
-            return
-        with self._lock:
-            while entry.asked_at is not None:
-                left = entry.asked_at + self._patience_s - time.monotonic()
-                if left <= 0:
-                    self._tell(entry)
-                    return
-                entry.awaited = True
-                self._answered.wait(left)
-            entry.asked_at = time.monotonic()
-        found: tuple[bytes, bytes] | None = None
-        try:
-            found = self._ask(entry)
-        finally:
-            with self._lock:
-                entry.asked_at = None
-                entry.told = False
-                self._take(entry, found)
-                if entry.awaited:
-                    entry.awaited = False
-                    self._answered.notify_all()
-
-    def _ask(self, entry: _Entry) -> tuple[bytes, bytes] | None:
-        """The node's schema and its entry; None when it cannot say."""
+        if not entry.asking.acquire(blocking=False):
+            left = entry.asked_at + self._patience_s - time.monotonic()
+            if not entry.asking.acquire(timeout=max(left, 0.05)):
+                self._tell(entry)
+                return
         definition = entry.definition
+        entry.asked_at = time.monotonic()
         try:
-            with watch("the schema of node", definition.name):
-                types = definition.input_types()
-                inputs = encode(types)
-                if inputs == entry.inputs and not entry.failed and entry.entry is not None:
-                    return inputs, entry.entry
-                return inputs, encode(definition.info(types))
+            types = definition.input_types()
+            inputs = encode(types)
+            if inputs != entry.inputs or entry.failed:
+                self._take(entry, inputs, encode(definition.info(types)))
         except BaseException as error:
             if is_ours(error):
                 raise
             if not entry.failed:
                 logger.exception("node %s is left out of object_info", definition.name)
-            return None
+                self._take(entry, None, None)
+        finally:
+            entry.told = False
+            entry.asking.release()
 
-    def _take(self, entry: _Entry, found: tuple[bytes, bytes] | None) -> None:
-        inputs, written = found or (None, None)
-        if written is not entry.entry:
+    def _take(self, entry: _Entry, inputs: bytes | None, written: bytes | None) -> None:
+        with self._lock:
+            entry.inputs, entry.entry, entry.failed = inputs, written, written is None
             self._document = None
-        entry.inputs, entry.entry, entry.failed = inputs, written, found is None
 
     def _tell(self, entry: _Entry) -> None:
         if not entry.told:
             entry.told = True
             how = "left out of object_info" if entry.entry is None else "shown in object_info as it was"
             logger.error("node %s is %s: its schema does not return", entry.definition.name, how)
-
-
-def _may_change(entry: _Entry) -> bool:
-    return entry.failed or entry.entry is None or not entry.definition.is_static
 
 
 def encode(value: Any) -> bytes:

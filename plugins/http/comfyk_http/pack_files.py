@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comfyk.folders import PathOutsideError, resolve_inside
+from comfyk.folders import PathOutsideError, entries_of, is_file, is_folder, resolve_inside
 from comfyk.packs import PackInfo, pack_source
 
 from comfyk_http.merging import merged
@@ -41,7 +41,7 @@ class Blueprint:
 
 def folders_of(packs: Iterable[PackInfo]) -> list[Path]:
     """The folders of the packs that are switched on; one that failed to load may still have examples."""
-    return [pack.path for pack in packs if pack.state != "disabled" and pack.path.is_dir()]
+    return [pack.path for pack in packs if pack.state != "disabled" and is_folder(pack.path)]
 
 
 def templates(packs: Iterable[Path]) -> dict[str, list[str]]:
@@ -64,7 +64,7 @@ def template_file(packs: Iterable[Path], pack_name: str, file: str) -> Path | No
                 path = resolve_inside(resolve_inside(pack, folder), file)
             except PathOutsideError:
                 return None
-            if path.is_file():
+            if is_file(path):
                 return path
     return None
 
@@ -74,9 +74,10 @@ def translations(packs: Iterable[Path]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for pack in packs:
         locales = pack / "locales"
-        for folder in sorted(locales.iterdir()) if locales.is_dir() else ():
-            if not folder.is_dir():
+        for entry in sorted(entries_of(locales), key=lambda entry: entry.name):
+            if not is_folder(entry):
                 continue
+            folder = Path(entry.path)
             said = _read_object(folder / "main.json")
             for part in _LOCALE_PARTS:
                 if keys := _read_object(folder / f"{part}.json"):
@@ -114,7 +115,7 @@ def _json_files(root: Path, folder: str) -> Iterator[Path]:
             path = resolve_inside(root, folder, name)
         except PathOutsideError:
             continue
-        if path.is_file():
+        if is_file(path):
             yield path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyk.api import ReceivedFile, claim, is_leftover
-from comfyk.folders import PathOutsideError, resolve_inside
+from comfyk.folders import PathOutsideError, entries_of, is_file, is_folder, resolve_inside
 
 
 @dataclass(slots=True)
@@ -66,10 +66,10 @@ class UserData:
             raise FileNotFoundError(errno.ENOENT, "Directory not found", directory)
         found = []
         for entry in self._walk(top, recurse=recurse, hidden=False):
-            if entry.is_file():
+            if is_file(entry):
                 try:
                     found.append(self.info(Path(entry.path), top))
-                except FileNotFoundError:
+                except OSError:
                     continue
         return sorted(found, key=lambda file: file.path)
 
@@ -87,7 +87,7 @@ class UserData:
             line: dict[str, Any] = {
                 "name": entry.name,
                 "path": Path(entry.path).relative_to(self.root).as_posix(),
-                "type": "directory" if entry.is_dir() else "file",
+                "type": "directory" if is_folder(entry) else "file",
             }
             if line["type"] == "file":
                 try:
@@ -102,14 +102,10 @@ class UserData:
         """Entries below `top`. A link is followed if it stays in the user's folder, but never into a folder."""
         waiting = [str(top)]
         while waiting:
-            try:
-                entries = list(os.scandir(waiting.pop()))
-            except OSError:
-                continue
-            for entry in entries:
+            for entry in entries_of(waiting.pop()):
                 if is_leftover(entry.name) or (not hidden and entry.name.startswith(".")):
                     continue
-                if entry.is_symlink() and not (entry.is_file() and self._inside(entry.path)):
+                if entry.is_symlink() and not (is_file(entry) and self._inside(entry.path)):
                     continue
                 yield entry
                 if recurse and entry.is_dir(follow_symlinks=False):

@@ -99,6 +99,15 @@ class SlowLazy(Base):
         await asyncio.Event().wait()
 
 
+class Undying(Base):
+    async def run(self, id):
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+
 @pytest.fixture
 async def hostile(kernel, n):
     return await kernel(*n.CLASSES, *(cls for cls in globals().values() if _is_hostile(cls)), cache="classic")
@@ -204,4 +213,17 @@ async def test_a_class_that_is_gone_when_the_job_runs_is_named_with_its_node(hos
     outcome = await asyncio.wait_for(waiting, 10)
     assert (outcome.error["node_id"], outcome.error["node_type"]) == ("1", "Base")
     assert "not installed any more" in outcome.error["exception_message"]
+    await the_next_job_runs(hostile, n)
+
+
+async def test_an_async_call_that_does_not_let_itself_be_cancelled_is_left_behind(hostile, n, monkeypatch):
+    monkeypatch.setattr("comfyk.execution.node.CANCEL_S", 0.1)
+    monkeypatch.setattr("comfyk.execution.run.CANCEL_S", 0.1)
+    running = asyncio.Event()
+    hostile.app.events.subscribe(lambda event: running.set() if event.type == "executing" else None)
+    prompt = {"1": n.node("Undying"), "show": n.node("Show", x=["1", 0])}
+    waiting = asyncio.ensure_future(hostile.run(prompt))
+    await asyncio.wait_for(running.wait(), 10)
+    hostile.app.jobs.interrupt()
+    assert (await asyncio.wait_for(waiting, 10)).status is JobStatus.CANCELLED
     await the_next_job_runs(hostile, n)

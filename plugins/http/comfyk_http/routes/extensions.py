@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import web
 from comfyk.api import ApiError, file_answer, operation
-from comfyk.folders import PathOutsideError, resolve_inside
+from comfyk.folders import PathOutsideError, is_file, resolve_inside, walk
 
 from comfyk_http.answer_descriptions import gives
 from comfyk_http.json_answers import json_answer
@@ -20,9 +20,14 @@ def _scripts(directories: Mapping[str, Path]) -> list[str]:
     return [
         f"/extensions/{quote(name)}/{quote(file.relative_to(folder).as_posix())}"
         for name, folder in directories.items()
-        for file in sorted(folder.rglob("*.js"))
+        for file in sorted(_in_folder(folder))
         if _file_in(folder, file.relative_to(folder).as_posix()) is not None
     ]
+
+
+def _in_folder(top: Path) -> Iterator[Path]:
+    for folder, _, files in walk(top, follow_links=False):
+        yield from (Path(folder, name) for name in files if name.endswith(".js"))
 
 
 def _file_in(folder: Path, name: str) -> Path | None:
@@ -31,7 +36,7 @@ def _file_in(folder: Path, name: str) -> Path | None:
         file = resolve_inside(folder, name)
     except PathOutsideError:
         return None
-    return file if file.is_file() else None
+    return file if is_file(file) else None
 
 
 @operation(

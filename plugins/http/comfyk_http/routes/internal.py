@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 from aiohttp import web
 from comfyk.api import is_leftover, operation
+from comfyk.folders import entries_of
 
 from comfyk_http.answer_descriptions import done, gives, sends
 from comfyk_http.json_answers import json_answer, success
@@ -83,11 +83,7 @@ async def get_files(request: web.Request) -> web.Response:
 
 def _newest_first(folder: Path) -> list[str]:
     found: list[tuple[float, str]] = []
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return []
-    for entry in entries:
+    for entry in entries_of(folder):
         if entry.name.startswith(".") or is_leftover(entry.name):
             continue
         try:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from comfyk import current_app
-from comfyk.folders import PathOutsideError
+from comfyk.folders import PathOutsideError, entries_of, is_file
 
 
 class InputFileError(ValueError):
@@ -17,15 +17,11 @@ class InputFileError(ValueError):
 
 def input_files(extensions: Collection[str]) -> list[str]:
     """The files in the input folder itself with one of these extensions (`.png`, lower case), sorted."""
-    try:
-        with os.scandir(current_app().folders.input) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if os.path.splitext(entry.name)[1].lower() in extensions and entry.is_file()
-            )
-    except FileNotFoundError:
-        return []
+    return sorted(
+        entry.name
+        for entry in entries_of(current_app().folders.input)
+        if os.path.splitext(entry.name)[1].lower() in extensions and is_file(entry)
+    )
 
 
 def find_input(name: str) -> Path:
@@ -34,7 +30,7 @@ def find_input(name: str) -> Path:
         path = current_app().folders.annotated(name)
     except PathOutsideError as error:
         raise InputFileError(f"{name} ({error})") from None
-    if not path.is_file():
+    if not is_file(path):
         raise InputFileError(f"{name} (there is no such file; upload it or choose another)")
     return path
 

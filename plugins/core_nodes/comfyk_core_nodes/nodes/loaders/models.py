@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfyk import current_app, io
+from comfyk.folders import walk
 
 from comfyk_core_nodes.nodes.loaders.model_files import (
     ModelFileNode,
@@ -71,9 +72,10 @@ DUAL_CLIP_TYPES = (
 def diffusers_folders() -> list[str]:
     """Models of diffusers' layout: folders with a `model_index.json`, as paths below `models/diffusers`."""
     return sorted(
-        found.parent.relative_to(root).as_posix()
+        Path(folder).relative_to(root).as_posix()
         for root in current_app().folders.paths("diffusers")
-        for found in root.rglob("model_index.json")
+        for folder, _, files in walk(root)
+        if "model_index.json" in files
     )
 
 
