@@ -206,7 +206,8 @@ async def test_a_websocket_that_answers_pings_stays(start: Any) -> None:
     server = await start(websocket_timeout=0.4)
     async with server.socket("quiet") as socket:
         with pytest.raises(TimeoutError):  # the client answers pings while it waits for messages
-            await socket.next(1.5)
+            async with asyncio.timeout(1.5):
+                await socket.next(60)
         assert "quiet" in server.http.hub
 
 

@@ -19,9 +19,10 @@ from comfyk_http.compression import compress
 from comfyk_http.connections import Connection, Connections
 from comfyk_http.errors import errors_as_json
 from comfyk_http.hub import Hub
-from comfyk_http.keys import APP, CONNECTIONS, HUB, LOG_FEED, ROUTES, SETTINGS, STARTED, USERS
+from comfyk_http.keys import APP, CONNECTIONS, HUB, LOG_FEED, PICTURES, ROUTES, SETTINGS, STARTED, USERS
 from comfyk_http.listening import Listener, bind
 from comfyk_http.log_feed import LogFeed
+from comfyk_http.picture_pool import PicturePool
 from comfyk_http.routes.object_info import COMPRESSED
 from comfyk_http.routing import add_routes, gather
 from comfyk_http.security import cors, guard
@@ -166,12 +167,18 @@ def build_application(
     application[CONNECTIONS] = connections
     application[SOCKETS] = set()
     application[COMPRESSED] = {}
+    application[PICTURES] = pictures = PicturePool(settings.picture_memory_mb)
     application[USERS] = users
     serve_requests(application, services)
     application[LOG_FEED] = feed = LogFeed(app, hub)
     application[STARTED] = time.monotonic()
     application.on_shutdown.append(_say_goodbye)
     application.on_cleanup.append(feed.stop)
+
+    async def end_pictures(_: web.Application) -> None:
+        pictures.close()
+
+    application.on_cleanup.append(end_pictures)
     routes = gather(app)
     add_routes(app, application.router, routes)
     application[ROUTES] = routes

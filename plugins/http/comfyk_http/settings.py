@@ -43,6 +43,9 @@ class HttpSettings(Section):
     """The largest request body, in megabytes."""
     max_json_values: int = Field(default=1_000_000, ge=1000)
     """How many values (numbers, strings, lists, objects) a JSON body may hold, in all its levels together."""
+    picture_memory_mb: float | None = Field(default=None, gt=0)
+    """How much memory previews and other pictures may take together, in megabytes; by default an eighth of what there
+    is, at most 2,048. A picture that would take more is shown smaller, or as it is."""
     multi_user: Annotated[bool, Option("--multi-user")] = False
     """Keep the queue and the history of each `Comfy-User` apart."""
     queue_shape: Literal["comfyui", "haiven"] = "comfyui"
