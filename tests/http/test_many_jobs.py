@@ -131,20 +131,24 @@ async def test_one_is_interrupted_or_all(start: Any, three: Three, new_id: str) 
 
 async def test_a_user_interrupts_their_own(start: Any, three: Three) -> None:
     server = await start(plugins=[three], multi_user=True)
-    anna = {"Comfy-User": (await server.post("/users", {"username": "anna"}))[1]}
-    async with server.socket("me") as socket:
-        mine = await server.submit(server.show(1), client_id="me")
-        _, answer = await server.post("/prompt", {"prompt": server.show(2), "client_id": "me"}, headers=anna)
-        hers = answer["prompt_id"]
-        for _ in range(2):
-            await socket.until("progress")
+    anna, me = [
+        {"Comfy-User": (await server.post("/users", {"username": name}))[1]} for name in ("anna", "me")
+    ]
+    async with server.socket("me") as socket, server.socket("anna") as other:
+        ids = []
+        for id, headers, value in (("me", me, 1), ("anna", anna, 2)):
+            asked = {"prompt": server.show(value), "client_id": id}
+            ids.append((await server.post("/prompt", asked, headers=headers))[1]["prompt_id"])
+        mine, hers = ids
+        await socket.until("progress")
+        await other.until("progress")
         assert await queue(server, headers=anna) == ({hers}, [])
         await server.post("/interrupt", headers=anna)
-        await socket.until("execution_interrupted", prompt_id=hers)
-        assert (await queue(server))[0] == {mine}
+        await other.until("execution_interrupted", prompt_id=hers)
+        assert (await queue(server, headers=me))[0] == {mine}
         await server.post("/interrupt", {"prompt_id": mine}, headers=anna)
-        assert (await queue(server))[0] == {mine}
-        await server.post("/interrupt")
+        assert (await queue(server, headers=me))[0] == {mine}
+        await server.post("/interrupt", headers=me)
         await socket.until("execution_interrupted", prompt_id=mine)
 
 

@@ -82,8 +82,10 @@ async def test_bad_bodies(server: Any, body: bytes) -> None:
 
 async def test_users_see_their_own_jobs_only(start: Any) -> None:
     server = await start(multi_user=True)
-    await server.post("/queue", {"pause": True})
-    ann, ben = {"Comfy-User": "ann"}, {"Comfy-User": "ben"}
+    ann, ben = [
+        {"Comfy-User": (await server.post("/users", {"username": name}))[1]} for name in ("ann", "ben")
+    ]
+    await server.post("/queue", {"pause": True}, headers=ann)
     ids = {}
     for name, headers in (("ann", ann), ("ben", ben)):
         _, answer = await server.post("/prompt", {"prompt": server.show()}, headers=headers)
@@ -99,11 +101,16 @@ async def test_users_see_their_own_jobs_only(start: Any) -> None:
 
 async def test_users_see_clear_and_interrupt_their_own_only(start: Any) -> None:
     server = await start(multi_user=True)
-    ann, ben = {"Comfy-User": "ann"}, {"Comfy-User": "ben"}
+    ann, ben = [
+        {"Comfy-User": (await server.post("/users", {"username": name}))[1]} for name in ("ann", "ben")
+    ]
     ids = {}
     async with server.socket() as ws:
-        for user, prompt in (("ann", server.single("Waits", value=1)), ("ben", server.show())):
-            _, answer = await server.post("/prompt", {"prompt": prompt}, headers={"Comfy-User": user})
+        for user, headers, prompt in (
+            ("ann", ann, server.single("Waits", value=1)),
+            ("ben", ben, server.show()),
+        ):
+            _, answer = await server.post("/prompt", {"prompt": prompt}, headers=headers)
             ids[user] = answer["prompt_id"]
         await ws.until("progress_state")
         for body in ({}, {"prompt_id": ids["ann"]}):

@@ -60,6 +60,11 @@ def test_a_server_on_a_network_knows_more_names(host: str, known: bool) -> None:
         {"Origin": "null"},
         {"Origin": "http://localhost:1"},
         {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://127.0.0.1"},  # port 80
+        {"Origin": "https://127.0.0.1"},
+        {"Origin": "http://[::1]"},
+        {"Origin": "file://"},
+        {"Origin": "tauri://localhost"},
         {"Origin": "http://[bad"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
@@ -77,11 +82,63 @@ async def test_pages_of_the_server_itself_are_welcome(server: Any) -> None:
         {"Origin": server.url, "Sec-Fetch-Site": "same-origin"},
         {"Sec-Fetch-Site": "same-origin"},
         {"Sec-Fetch-Site": "none"},
-        {"Origin": "http://127.0.0.1"},  # some browsers leave the port out
+        {"Origin": ""},
+        {"Origin": " "},
     ):
         assert (await server.post("/queue", {}, headers=headers))[0] == 200
         async with server.client.ws_connect("/ws", headers=headers) as ws:
             await ws.receive_json()
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "same"),
+    [
+        ("127.0.0.1:8188", "http://127.0.0.1:8188", True),
+        ("127.0.0.1:8188", "https://127.0.0.1:8188", True),  # a proxy that speaks TLS
+        ("127.0.0.1:8188", "http://127.0.0.1", False),
+        ("127.0.0.1:8188", "http://127.0.0.1:80", False),
+        ("127.0.0.1:8188", "http://localhost:8188", False),
+        ("127.0.0.1", "http://127.0.0.1", True),
+        ("127.0.0.1", "http://127.0.0.1:80", True),
+        ("127.0.0.1:80", "http://127.0.0.1", True),
+        ("127.0.0.1", "http://127.0.0.1:8188", False),
+        ("LOCALHOST:8188", "http://localhost:8188", True),
+        ("[::1]:8188", "http://[::1]:8188", True),
+        ("[0:0:0:0:0:0:0:1]:8188", "http://[::1]:8188", True),
+        ("[::1]", "http://[::1]", True),
+        ("[::1]:8188", "http://[::1]", False),
+        ("[::1]:8188", "http://127.0.0.1:8188", False),
+        ("comfy.example.org", "https://comfy.example.org", True),
+        ("127.0.0.1:8188", "https://comfy.example.org", True),
+        ("127.0.0.1:8188", "https://comfy.example.org:8188", True),
+        ("127.0.0.1:8188", "https://comfy.example.org:8443", False),
+        ("127.0.0.1:8188", "https://other.example.org:8443", True),
+        ("127.0.0.1:8188", "https://other.example.org:8444", False),
+        ("127.0.0.1:8188", "null", False),
+        ("127.0.0.1:8188", "file://127.0.0.1:8188", False),
+        ("127.0.0.1:8188", "http://", False),
+        ("127.0.0.1:8188", "http://127.0.0.1:x", False),
+        ("127.0.0.1:8188", "", True),
+    ],
+)
+async def test_only_the_same_host_and_port_is_the_same_site(
+    start: Any, host: str, origin: str, same: bool
+) -> None:
+    server = await start(allowed_hosts=["comfy.example.org", "other.example.org:8443"])
+    headers = {"Host": host, "Origin": origin}
+    assert (await server.post("/queue", {}, headers=headers))[0] == (200 if same else 403)
+
+
+@pytest.mark.parametrize(
+    "origin", ["file://", "tauri://localhost", "http://127.0.0.1", "https://App.example/"]
+)
+async def test_an_app_is_let_in_by_the_origin_that_it_sends(start: Any, origin: str) -> None:
+    server = await start(cors_origin=origin)
+    sent = "https://app.example" if "App" in origin else origin
+    async with server.client.post("/queue", json={}, headers={"Origin": sent}) as response:
+        assert response.status == 200
+        assert response.headers["Access-Control-Allow-Origin"].lower() == sent
+    assert (await server.post("/queue", {}, headers={"Origin": "http://evil.example"}))[0] == 403
 
 
 async def test_a_link_to_the_start_page_works(server: Any) -> None:

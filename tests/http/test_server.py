@@ -123,7 +123,7 @@ async def test_a_prompt_that_cannot_be_stored_is_not_accepted(start: Any) -> Non
     server = await start(plugins=[Failing()])
     status, answer = await server.post("/prompt", {"prompt": server.show()})
     assert status == 503
-    assert answer["error"]["message"] == "the disk is full: /data/comfyk.sqlite"
+    assert answer["error"]["message"] == "the disk is full: comfyk.sqlite"  # not where it is
     assert (await server.get("/queue"))[1] == {"queue_running": [], "queue_pending": []}
 
 

@@ -114,11 +114,12 @@ async def test_users_see_their_own_tasks(start: Any) -> None:
     anna = (await server.post("/users", {"username": "anna"}))[1]
     task = await server.app.tasks.start("x", quick, user=anna).wait()
     headers = {"Comfy-User": anna}
+    ben = {"Comfy-User": (await server.post("/users", {"username": "ben"}))[1]}
     assert [one["id"] for one in (await server.get("/tasks", headers=headers))[1]["tasks"]] == [task.id]
-    assert (await server.get("/tasks"))[1]["tasks"] == []
+    assert (await server.get("/tasks", headers=ben))[1]["tasks"] == []
     assert (await server.get(f"/tasks/{task.id}", headers=headers))[0] == 200
-    assert (await server.get(f"/tasks/{task.id}"))[0] == 404
-    assert (await server.post(f"/tasks/{task.id}/cancel"))[0] == 404
+    assert (await server.get(f"/tasks/{task.id}", headers=ben))[0] == 404
+    assert (await server.post(f"/tasks/{task.id}/cancel", headers=ben))[0] == 404
 
 
 async def test_clients_are_told_of_tasks(server: Any) -> None:

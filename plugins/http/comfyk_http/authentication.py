@@ -6,15 +6,19 @@ other sites' pages: their requests are refused before they get here (`comfyk_htt
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from comfyk.api import ApiError
 
 from comfyk_http.errors import Handler
 from comfyk_http.settings import HttpSettings
-from comfyk_http.tokens import Tokens
+from comfyk_http.tokens import Token, Tokens
 
 COOKIE = "comfyk_token"
+_LET_IN = web.RequestKey("let_in", tuple[Tokens, Token])
+"""Where a request keeps the token that let it in, and what knows whether that still holds."""
 _MAX_AGE = 365 * 24 * 3600
 _LOGIN_PATHS = ("/", "/api", "/api/")
 _SOCKET_PATHS = ("/ws", "/api/ws")
@@ -40,11 +44,29 @@ def authentication(settings: HttpSettings, tokens: Tokens) -> Middleware:
             if tokens.accepts(given):
                 raise _logged_in(request, given, secure=settings.tls_certfile is not None)
             return _refused(request)
-        if not any(tokens.accepts(secret) for secret in _secrets(request)):
-            return _refused(request)
-        return await handler(request)
+        for secret in _secrets(request):
+            token = tokens.find(secret)
+            if token is not None:
+                request[_LET_IN] = tokens, token
+                return await handler(request)
+        return _refused(request)
 
     return authenticated
+
+
+def token_of(request: web.Request) -> Token | None:
+    """The token that let the request in; None where none is asked for."""
+    let_in = request.get(_LET_IN)
+    return None if let_in is None else let_in[1]
+
+
+def still_let_in(request: web.Request) -> Callable[[], bool]:
+    """Says, later, whether the token of this request has not been revoked since."""
+    let_in = request.get(_LET_IN)
+    if let_in is None:
+        return lambda: True
+    tokens, token = let_in
+    return lambda: tokens.holds(token)
 
 
 def _secrets(request: web.Request) -> list[str]:

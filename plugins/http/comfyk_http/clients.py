@@ -47,6 +47,11 @@ class Client:
     ) -> None:
         """`most_bytes` that may wait and `timeout` (seconds) are what is put up with."""
         self.id = id
+        self.user: str | None = None
+        """Whose it is, in multi-user mode, if it said so."""
+        self.poster: str | None = None
+        """In multi-user mode: who queued prompts for it, if it did not say whose it is, as browsers cannot."""
+        self.address: str | None = None
         self.flags: Mapping[str, Any] = {}
         self._transport = transport
         self._most_bytes = most_bytes
@@ -106,7 +111,10 @@ class Client:
         if self._next_write is not None:
             self._next_write.cancel()
 
-    def _drop(self, reason: str) -> None:
+    def drop(self, reason: str) -> None:
+        """End the connection at once, and say why."""
+        if self._closed:
+            return
         log.warning("WebSocket client %r is dropped: %s", self.id[:64], reason)
         self.close()
         self._transport.abort()
@@ -118,7 +126,7 @@ class Client:
         if self._full_since is not None and (
             self._bytes > self._most_bytes or len(self._waiting) > MOST_WAITING
         ):
-            self._drop(f"{len(self._waiting)} messages ({self._bytes:,} bytes) wait for it")
+            self.drop(f"{len(self._waiting)} messages ({self._bytes:,} bytes) wait for it")
 
     def _forget_replaced(self) -> None:
         """Take replaced messages out once they are half of the queue, so that it cannot grow of them."""
@@ -155,7 +163,7 @@ class Client:
         if self._full_since is None:
             self._full_since = now
         elif now - self._full_since > self._timeout:
-            self._drop(f"it took in nothing for {self._timeout:g} s")
+            self.drop(f"it took in nothing for {self._timeout:g} s")
             return
         self._next_write = self._loop.call_later(self._retry, self._write)
         self._retry = min(self._retry * 2, _RETRY[1])

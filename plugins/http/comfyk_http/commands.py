@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from comfyk_http.tokens import TokenError, Tokens
+from comfyk_http.users import Users
 
 if TYPE_CHECKING:
     from comfyk import Session
@@ -24,25 +25,36 @@ def token() -> None:
 
 @token.command()
 @click.argument("name", default="default")
+@click.option("--user", help="The user (id or name) whose requests it lets in, in multi-user mode.")
 @click.pass_obj
-def create(session: Session, name: str) -> None:
+def create(session: Session, name: str, user: str | None) -> None:
     """Make a token and print it. It is shown only this once."""
     try:
-        click.echo(_tokens(session).create(name))
+        click.echo(_tokens(session).create(name, None if user is None else _user_id(session, user)))
     except (TokenError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _user_id(session: Session, user: str) -> str:
+    users = Users(session.settings.make_folders().user, multi_user=True).names()
+    found = [id for id, name in users.items() if user in (id, name)]
+    if not found:
+        names = ", ".join(repr(name) for name in users.values()) or "none"
+        raise click.ClickException(f"there is no user {user!r}; there are: {names}")
+    return found[0]
 
 
 @token.command("list")
 @click.pass_obj
 def list_tokens(session: Session) -> None:
-    """Name the tokens, with the time when each was made."""
+    """Name the tokens, with the time when each was made, and its user."""
     try:
         found = _tokens(session).all()
     except TokenError as error:
         raise click.ClickException(str(error)) from error
     for one in found:
-        click.echo(f"{one.name}\t{datetime.fromtimestamp(one.created):%Y-%m-%d %H:%M}")
+        of_user = f"\t{one.user}" if one.user is not None else ""
+        click.echo(f"{one.name}\t{datetime.fromtimestamp(one.created):%Y-%m-%d %H:%M}{of_user}")
     if not found:
         click.echo("There are no tokens; `comfyk token create NAME` makes one.", err=True)
 
@@ -51,7 +63,7 @@ def list_tokens(session: Session) -> None:
 @click.argument("name")
 @click.pass_obj
 def revoke(session: Session, name: str) -> None:
-    """Take a token back."""
+    """Take a token back. WebSockets that were opened with it are closed."""
     try:
         _tokens(session).revoke(name)
     except (TokenError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,6 +13,9 @@ from comfyk.api import ApiError, ErrorShape, as_object, operation_of
 from comfyk.foreign_code import is_ours
 from comfyk.jobs import StoreError
 from comfyk.wire import dumps
+
+from comfyk_http.keys import APP
+from comfyk_http.machine_paths import without_folders, without_paths
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +41,23 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return _answer(request, _from_http(request, error))
     except StoreError as error:
         log.error("%s %s: %s", request.method, request.path, error)
-        return _answer(request, ApiError(503, "storage_error", str(error)))
+        return _answer(request, ApiError(503, "storage_error", without_paths(str(error))))
     except (ConnectionError, web.RequestPayloadError, BadHttpMessage) as error:
         log.debug("%s %s: %s", request.method, request.path, error)
         return _answer(
             request, ApiError(400, "incomplete_request", "The request did not come whole.", str(error))
         )
+    except OSError as error:
+        refused = of_system(error)
+        if refused is None:
+            log.exception("%s %s failed", request.method, request.path)
+            refused = ApiError(500, "internal_error", "The server failed to answer; its log says why.")
+        else:
+            log.error("%s %s: %s", request.method, request.path, error)
+        return _answer(request, refused)
+    except MemoryError as error:
+        log.error("%s %s: there is no memory left for it %s", request.method, request.path, error)
+        return _answer(request, ApiError(503, "no_memory", "The server has no memory left for this."))
     except BaseException as error:  # of a plugin's handler, perhaps: some would end the server
         if is_ours(error):
             raise
@@ -54,6 +69,9 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 def _answer(request: web.Request, error: ApiError) -> web.Response:
     shape = shape_of(request.match_info.handler)
+    folders = request.app[APP].folders
+    error.message = without_folders(error.message, folders)
+    error.details = without_folders(error.details, folders)
     try:
         body = dumps(shape.write(error))
     except Exception:  # a plugin's shape: what was wrong has to be told all the same
@@ -79,6 +97,28 @@ def _from_http(request: web.Request, error: web.HTTPException) -> ApiError:
             return too_large(request)
     name = (error.reason or "error").lower().replace(" ", "_")
     return ApiError(error.status, name, error.text or error.reason or name, headers=headers)
+
+
+def of_system(error: OSError) -> ApiError | None:
+    """What the machine has no more of, as an answer; None for an error of another kind."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return ApiError(507, "disk_full", "There is no room left on the server's disk.")
+        case errno.EROFS:
+            return ApiError(507, "disk_read_only", "The server's disk cannot be written to.")
+        case errno.EFBIG:
+            return ApiError(507, "file_too_large", "The server's disk takes no file of this size.")
+        case errno.EMFILE | errno.ENFILE:
+            return ApiError(
+                503,
+                "too_many_files",
+                "The server has as many files open as the system lets it.",
+                "Try again in a moment.",
+                headers={"Retry-After": "5"},
+            )
+        case errno.ENOMEM:
+            return ApiError(503, "no_memory", "The server has no memory left for this; try again later.")
+    return None
 
 
 def too_large(request: web.Request) -> ApiError:

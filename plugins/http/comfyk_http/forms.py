@@ -24,7 +24,6 @@ M = TypeVar("M", bound=BaseModel)
 _PIECE = 256 * 1024
 _LONGEST_FIELD = 64 * 1024
 _MOST_FIELDS = 100
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_A_NAME = (errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
@@ -83,8 +82,6 @@ def _errors_of(field: str) -> Iterator[None]:
     except PathOutsideError as error:
         raise BadField(field, str(error)) from None
     except OSError as error:
-        if error.errno in _FULL:
-            raise ApiError(507, "disk_full", "There is no room left on the server's disk.") from None
         if error.errno in _NOT_A_NAME:
             raise BadField(field, f"cannot be stored under this name: {error.strerror}") from None
         raise

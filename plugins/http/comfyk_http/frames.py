@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 
 _TEXT, _BINARY = 0x81, 0x82  # with the bit that says that the message ends here
+PING = b"\x89\0"
+"""Asks the client for a sign of life."""
 
 
 def text_frame(data: bytes) -> bytes:

@@ -61,5 +61,7 @@ async def _whatever(request: web.Request) -> Any:
     sent = await request.read()
     try:
         return await read_value(request) if sent.strip() else {}
-    except ApiError:
+    except ApiError as error:
+        if error.status != 400:
+            raise
         return sent

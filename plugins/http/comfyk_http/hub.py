@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Hashable, Iterable
 from functools import cache
 
+from comfyk.api import ApiError
 from comfyk.events import (
     Event,
     ExecutionInterrupted,
@@ -56,6 +57,36 @@ class Hub:
         throw each other out for ever.
         """
         self._clients[client.id] = client
+
+    def check_owner(self, client_id: str, user: str | None, address: str | None = None) -> None:
+        """Raises ApiError (409) when the id is in use by another user, so that nobody hears of another's jobs.
+
+        Who does not say who they are, as browsers connecting again, have to come from where the client came from.
+        """
+        client = self._clients.get(client_id)
+        if client is None:
+            return
+        if client.user is not None:
+            free = client.user == user
+        elif client.poster is not None and user is not None:
+            free = client.poster == user
+        else:
+            free = client.poster is None or client.address == address
+        if not free:
+            raise ApiError(
+                409,
+                "client_id_in_use",
+                "Another user is connected with this client id.",
+                "Choose another: any text that nobody else has, such as a new UUID.",
+                extra_info={"field": "client_id"},
+            )
+
+    def claim(self, client_id: str, user: str) -> None:
+        """A user's prompt names this client: it is that user's from now on. Raises ApiError (409), as above."""
+        self.check_owner(client_id, user)
+        client = self._clients.get(client_id)
+        if client is not None and client.user is None:
+            client.poster = user
 
     def remove(self, client: Client) -> None:
         """Forget a client, unless another connection has taken over its id."""

@@ -14,6 +14,8 @@ from comfyk.api import ApiError, BadField
 from comfyk.wire import loads
 from pydantic import BaseModel, ValidationError
 
+from comfyk_http.json_size import holds_more_values
+from comfyk_http.keys import SETTINGS
 from comfyk_http.requests import Forgiving
 
 M = TypeVar("M", bound=BaseModel)
@@ -35,9 +37,18 @@ def _loads(data: bytes) -> Any:
 
 
 async def read_value(request: web.Request) -> Any:
-    """The body as JSON of any kind. Raises ApiError."""
+    """The body as JSON of any kind. Raises ApiError (400, 413)."""
+    body = await request.read()
+    most = request.app[SETTINGS].max_json_values
+    if len(body) > most and holds_more_values(body, most):
+        raise ApiError(
+            413,
+            "too_many_values",
+            f"The request's JSON holds more than {most:,} values.",
+            "Raise the limit with the setting http.max_json_values.",
+        )
     try:
-        return _loads(await request.read())
+        return _loads(body)
     except ValueError as error:
         raise ApiError(400, "invalid_json", "The request body is not valid JSON.", str(error)) from None
 

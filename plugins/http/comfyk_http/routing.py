@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 from comfyk import App
-from comfyk.api import operation_of
+from comfyk.api import ApiError, as_object, operation_of
+from comfyk.wire import dumps
 
 from comfyk_http.handler_arguments import bind
 
@@ -64,9 +65,22 @@ def _served(route: web.AbstractRouteDef) -> Iterator[web.AbstractRouteDef]:
     elif isinstance(route, web.RouteDef):
         handler = bind(route.handler)
         for path in (route.path,) if route.path == "/" else (route.path, f"/api{route.path}"):
-            yield web.RouteDef(route.method, path, handler, route.kwargs)
+            yield web.RouteDef(route.method, path, handler, {"expect_handler": expected, **route.kwargs})
     else:
         yield route
+
+
+async def expected(request: web.Request) -> web.StreamResponse | None:
+    """What a client waits for before it sends its body (`Expect`): aiohttp's own refusal is no JSON."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        if request.version >= (1, 1):
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # that was no part of the answer
+        return None
+    error = ApiError(417, "expectation_failed", "The server can do no other `Expect` than 100-continue.")
+    response = web.Response(status=417, body=dumps(as_object.write(error)), content_type="application/json")
+    response.force_close()
+    return response
 
 
 def described(gathered: list[tuple[str, web.AbstractRouteDef]]) -> list[Route]:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # What pages of other programs on this machine may show. They may get nothing else, since a GET of a plugin's route
 # may change something: ComfyUI-Manager's API has such.
 _SHOWN = ("/", "/view", "/api/view")
+_PORTS = {"http": 80, "https": 443}
 # Names that no stranger can register, so that they cannot be pointed here by one.
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 _CORS_HEADERS = {
@@ -43,6 +44,29 @@ def _split(authority: str) -> tuple[str, int | None]:
     return parts.hostname.rstrip("."), parts.port
 
 
+@lru_cache(maxsize=1024)
+def _place(authority: str, standard: int) -> tuple[str, int]:
+    """Host and port, with addresses in one spelling. Raises ValueError."""
+    host, port = _split(authority)
+    try:
+        host = ipaddress.ip_address(host).compressed
+    except ValueError:
+        pass
+    return host, standard if port is None else port
+
+
+def _without_slash(origin: str) -> str:
+    """Browsers send origins without the slash that people put behind them."""
+    return origin if origin.endswith("//") else origin.removesuffix("/")
+
+
+def _without_port(name: str) -> str:
+    try:
+        return _split(name)[0]
+    except ValueError:
+        return name
+
+
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host.partition("%")[0])
@@ -55,9 +79,11 @@ class Guard:
     """Decides which requests to let in; `check` is called for every one."""
 
     def __init__(self, settings: HttpSettings) -> None:
-        self._cors = settings.cors_origin
+        self._cors = None if settings.cors_origin is None else _without_slash(settings.cors_origin.lower())
         self._loopback_only = settings.loopback_only
-        self._names = {name.lower() for name in settings.allowed_hosts}
+        self._places = {name.lower() for name in settings.allowed_hosts}
+        """Names, of which some have a port."""
+        self._names = {name if name == "*" else _without_port(name) for name in self._places}
         self._addresses = {address.lower() for address in settings.addresses}
         self._any_host = "*" in self._names
         self._own_name = socket.gethostname().lower()
@@ -76,7 +102,7 @@ class Guard:
                 "If you reach it by that name, add it to `allowed_hosts` in the section [http] of comfyk.toml.",
             )
         origin = headers.get("Origin")
-        if origin is not None:
+        if origin is not None and (origin := origin.strip()):  # an empty one says nothing
             if not self._same_site(origin, host):
                 raise _refused(
                     request,
@@ -110,21 +136,24 @@ class Guard:
         )
 
     def _same_site(self, origin: str, host: str | None) -> bool:
+        """Whether a page of this origin is the server's own: same host and same port, whatever a proxy's scheme is."""
         origin = origin.lower()
-        if self._cors is not None and origin == self._cors.lower():
+        if self._cors is not None and origin == self._cors:
             return True
         try:
             parts = urlsplit(origin)
-            theirs, their_port = _split(parts.netloc)
-            if theirs in self._names:
-                return True
-            ours, our_port = _split((host or "").lower())
+            standard = _PORTS.get(parts.scheme)
+            if standard is None:  # `null`, files, apps: only by their name
+                return False
+            theirs, their_port = _place(parts.netloc, standard)
+            ours, our_port = _place((host or "").lower(), standard)
         except ValueError:
             return False
-        default = 443 if parts.scheme in ("https", "wss") else 80
-        # A proxy in front may leave the port out of either; two different ports are two sites.
-        return theirs == ours and (
-            their_port is None or our_port is None or (their_port or default) == our_port
+        if (theirs, their_port) == (ours, our_port):
+            return True
+        # The names that the server is reached by, where a proxy puts another into `Host`.
+        return f"{theirs}:{their_port}" in self._places or (
+            theirs in self._names and their_port in (standard, our_port)
         )
 
     def _allowed_referer(self, request: web.Request) -> bool:
@@ -132,7 +161,7 @@ class Guard:
         if self._cors is None:
             return False
         parts = urlsplit(referer)
-        return f"{parts.scheme}://{parts.netloc}".lower() == self._cors.lower()
+        return f"{parts.scheme}://{parts.netloc}".lower() == self._cors
 
 
 def _shows(request: web.Request) -> bool:
@@ -171,7 +200,7 @@ def guard(settings: HttpSettings) -> Middleware:
 
 def cors(origin: str) -> Middleware:
     """The middleware that lets pages of `origin` (`*`: of any site) read the answers."""
-    headers = {"Access-Control-Allow-Origin": origin, **_CORS_HEADERS}
+    headers = {"Access-Control-Allow-Origin": _without_slash(origin), **_CORS_HEADERS}
     if origin != "*":
         headers |= {"Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
 

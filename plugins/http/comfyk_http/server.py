@@ -10,21 +10,23 @@ import time
 from collections.abc import Callable, Iterator
 
 from aiohttp import WSCloseCode, web
-from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Middleware
 from comfyk import App
 from comfyk.api import remove_leftovers, serve_requests
 
 from comfyk_http.authentication import authentication
 from comfyk_http.compression import compress
+from comfyk_http.connections import Connection, Connections
 from comfyk_http.errors import errors_as_json
 from comfyk_http.hub import Hub
-from comfyk_http.keys import APP, HUB, LOG_FEED, ROUTES, SETTINGS, STARTED, USERS
+from comfyk_http.keys import APP, CONNECTIONS, HUB, LOG_FEED, PICTURES, ROUTES, SETTINGS, STARTED, USERS
+from comfyk_http.listening import Listener, bind
 from comfyk_http.log_feed import LogFeed
+from comfyk_http.picture_pool import PicturePool
 from comfyk_http.routes.object_info import COMPRESSED
 from comfyk_http.routing import add_routes, gather
 from comfyk_http.security import cors, guard
-from comfyk_http.services import Services
+from comfyk_http.services import Services, known_users
 from comfyk_http.settings import HttpSettings, token_needed
 from comfyk_http.tokens import Tokens
 from comfyk_http.users import Users
@@ -32,6 +34,8 @@ from comfyk_http.websocket import SOCKETS
 
 log = logging.getLogger(__name__)
 
+_NEVER = 7 * 24 * 3600
+"""Seconds: aiohttp's own limit for idle connections, which are looked after by `Connections`."""
 _CANNOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -40,9 +44,11 @@ class HttpServer:
 
     def __init__(self, app: App, settings: HttpSettings) -> None:
         self.hub = Hub()
+        self.connections = Connections(settings)
         self.addresses: list[tuple[str, int]] = []
         self._app = app
         self._settings = settings
+        self._listeners: list[Listener] = []
         self._runner: web.AppRunner | None = None
         self._tidying: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -57,22 +63,20 @@ class HttpServer:
 
     async def start(self) -> None:
         """Listen on all addresses. Raises OSError that says which address it could not have, and why."""
-        logging.getLogger("aiohttp.server").addFilter(_no_broken_requests)
         tls = self._settings.tls()
-        self._runner = web.AppRunner(
-            build_application(self._app, self._settings, self.hub), access_log=None, shutdown_timeout=2
-        )
+        application = build_application(self._app, self._settings, self.hub, self.connections)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
         try:
             await self._runner.setup()
             self._say_who_gets_in()
             for address in self._settings.addresses:
-                await self._listen(self._runner, address, tls)
+                await self._listen(address, tls)
             if not self.addresses:
                 raise OSError(
                     errno.EADDRNOTAVAIL, f"There is no address to listen on: {self._settings.listen!r}"
                 )
         except BaseException:
-            await self._runner.cleanup()
+            await self._close()
             raise
         self._unsubscribe = self._app.events.subscribe(self.hub.on_event)
         self._tidying = asyncio.create_task(asyncio.to_thread(remove_leftovers, self._app.folders))
@@ -85,8 +89,15 @@ class HttpServer:
         if self._unsubscribe is not None:
             self._unsubscribe()
         await self.hub.flush(seconds=1)
-        await self._runner.cleanup()
-        logging.getLogger("aiohttp.server").removeFilter(_no_broken_requests)
+        await self._close()
+
+    async def _close(self) -> None:
+        """Take in no more, and let go of all who are there."""
+        for listener in self._listeners:
+            await listener.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self.connections.close()
         if self._tidying is not None:
             await self._tidying
 
@@ -101,11 +112,10 @@ class HttpServer:
         elif not self._settings.loopback_only:
             log.warning("everybody who can reach this machine may use the server: no token is asked for")
 
-    async def _listen(self, runner: web.AppRunner, address: str, tls: ssl.SSLContext | None) -> None:
+    async def _listen(self, address: str, tls: ssl.SSLContext | None) -> None:
         port = self._settings.port
-        site = web.TCPSite(runner, address, port, ssl_context=tls)
         try:
-            await site.start()
+            sockets = await bind(address, port)
         except OSError as error:
             where = f"port {port} on {address}"
             if error.errno == errno.EADDRINUSE:
@@ -117,22 +127,35 @@ class HttpServer:
                 log.warning("not listening on %s: %s", where, error.strerror)
                 return
             raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
-        for found in runner.addresses[len(self.addresses) :]:
-            self.addresses.append((found[0], found[1]))
+        for bound in sockets:
+            host, taken, *_ = bound.getsockname()
+            self._listeners.append(Listener(bound, self.connections, self._new_connection, tls))
+            self.addresses.append((host, taken))
+
+    def _new_connection(self, address: str) -> Connection:
+        assert self._runner is not None and self._runner.server is not None
+        return Connection(
+            self.connections,
+            self._runner.server,
+            address,
+            access_log=None,
+            keepalive_timeout=_NEVER,
+        )
 
 
-def _no_broken_requests(record: logging.LogRecord) -> bool:
-    """What is no HTTP is answered with 400; that anybody can send it is no error of the server."""
-    return not (record.exc_info and isinstance(record.exc_info[1], BadHttpMessage))
-
-
-def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Application:
+def build_application(
+    app: App, settings: HttpSettings, hub: Hub, connections: Connections
+) -> web.Application:
     """The aiohttp application: the server's own checks, the plugins' middlewares and routes."""
     middlewares: list[Middleware] = [errors_as_json, guard(settings)]
     if settings.cors_origin:
         middlewares.insert(0, cors(settings.cors_origin))  # outermost: a page may read errors too
     if token_needed(settings):
         middlewares.append(authentication(settings, Tokens(app.folders.user)))
+    users = Users(app.folders.user, multi_user=settings.multi_user)
+    services = Services(app, users)
+    if settings.multi_user:
+        middlewares.append(known_users(services))
     if settings.compress:
         middlewares.append(compress)
     middlewares.extend(_middlewares_of_plugins(app))
@@ -140,14 +163,21 @@ def build_application(app: App, settings: HttpSettings, hub: Hub) -> web.Applica
     application[APP] = app
     application[SETTINGS] = settings
     application[HUB] = hub
+    application[CONNECTIONS] = connections
     application[SOCKETS] = set()
     application[COMPRESSED] = {}
-    application[USERS] = users = Users(app.folders.user, multi_user=settings.multi_user)
-    serve_requests(application, Services(app, users))
+    application[PICTURES] = pictures = PicturePool(settings.picture_memory_mb)
+    application[USERS] = users
+    serve_requests(application, services)
     application[LOG_FEED] = feed = LogFeed(app, hub)
     application[STARTED] = time.monotonic()
     application.on_shutdown.append(_say_goodbye)
     application.on_cleanup.append(feed.stop)
+
+    async def end_pictures(_: web.Application) -> None:
+        pictures.close()
+
+    application.on_cleanup.append(end_pictures)
     routes = gather(app)
     add_routes(app, application.router, routes)
     application[ROUTES] = routes

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TextIO
 
+from comfyk.logs import LineFormatter
+
 KEPT = 300
 
 Entry = dict[str, str]
@@ -29,7 +31,7 @@ class ServerLog(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+        self.setFormatter(LineFormatter("[%(levelname)s] %(message)s"))
         self._entries: deque[Entry] = deque(maxlen=KEPT)
         self._listeners: list[Callable[[Entry], None]] = []
 

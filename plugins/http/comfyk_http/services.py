@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from comfyk import App
 from comfyk.api import ApiError, BadField, Form, ReceivedFile, Show, Watch
 from pydantic import BaseModel
 
+from comfyk_http.authentication import token_of
+from comfyk_http.errors import Handler
 from comfyk_http.file_answers import answer_with_file
 from comfyk_http.forms import file_of, form_of
 from comfyk_http.reading import read_value
 from comfyk_http.users import DEFAULT, SYSTEM_PREFIX, UnknownUserError, Users
 
 M = TypeVar("M", bound=BaseModel)
+
+USER_HEADER = "Comfy-User"
 
 
 class Services:
@@ -31,10 +36,21 @@ class Services:
     def user_of(self, request: web.Request) -> str:
         if not self._users.multi_user:
             return DEFAULT
-        user = request.headers.get("Comfy-User", DEFAULT)
+        user = request.headers.get(USER_HEADER)
+        token = token_of(request)
+        if token is not None and token.user is not None:
+            if user not in (None, "", token.user):
+                raise ApiError(
+                    403,
+                    "not_your_user",
+                    f"The token {token.name!r} is of another user.",
+                    f"Leave the header {USER_HEADER} out, or send that user's.",
+                )
+            user = token.user
+        user = DEFAULT if user is None else user
         if not user.isprintable() or len(user) > 255:
-            raise BadField("Comfy-User", "not the name of a user")
-        if user.startswith(SYSTEM_PREFIX):
+            raise BadField(USER_HEADER, "not the name of a user")
+        if user.startswith(SYSTEM_PREFIX) or not self._users.knows(user):
             raise _unknown(user)
         return user
 
@@ -93,5 +109,29 @@ class Services:
         )
 
 
+def names_user(request: web.Request) -> bool:
+    """Whether the request says whose it is, in its header or by its token."""
+    token = token_of(request)
+    return bool(request.headers.get(USER_HEADER)) or (token is not None and token.user is not None)
+
+
+def known_users(services: Services) -> Middleware:
+    """The middleware that refuses whoever names a user that there is not, whatever is asked for."""
+
+    @web.middleware
+    async def known(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if names_user(request):
+            services.user_of(request)
+        return await handler(request)
+
+    return known
+
+
 def _unknown(user: str) -> ApiError:
-    return ApiError(401, "unknown_user", f"Unknown user: {user}", extra_info={"field": "Comfy-User"})
+    return ApiError(
+        401,
+        "unknown_user",
+        f"Unknown user: {user}",
+        f"Say in the header {USER_HEADER} which user you are, by an id that GET /users lists.",
+        extra_info={"field": USER_HEADER},
+    )

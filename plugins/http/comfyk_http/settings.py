@@ -37,9 +37,15 @@ class HttpSettings(Section):
     cors_origin: Annotated[str | None, Option("--enable-cors-header", bare="*", metavar="ORIGIN")] = None
     """The web site whose pages may call this server, such as `https://example.org`; `*` is any."""
     allowed_hosts: list[str] = Field(default=[])
-    """Further names that this server is reached by, such as `comfy.example.org`; `*` is any."""
+    """Further names that this server is reached by, such as `comfy.example.org`, with `:port` where that is not the
+    usual one; `*` is any."""
     max_upload_size_mb: Annotated[float, Option("--max-upload-size", metavar="MB")] = Field(default=100, gt=0)
     """The largest request body, in megabytes."""
+    max_json_values: int = Field(default=1_000_000, ge=1000)
+    """How many values (numbers, strings, lists, objects) a JSON body may hold, in all its levels together."""
+    picture_memory_mb: float | None = Field(default=None, gt=0)
+    """How much memory previews and other pictures may take together, in megabytes; by default an eighth of what there
+    is, at most 2,048. A picture that would take more is shown smaller, or as it is."""
     multi_user: Annotated[bool, Option("--multi-user")] = False
     """Keep the queue and the history of each `Comfy-User` apart."""
     queue_shape: Literal["comfyui", "haiven"] = "comfyui"
@@ -56,6 +62,23 @@ class HttpSettings(Section):
     """What the server runs on: uvloop where there is one, or Python's own asyncio."""
     client_timeout: float = Field(default=30, gt=0)
     """How many seconds a WebSocket client may take in nothing before it is dropped."""
+    websocket_timeout: float = Field(default=120, gt=0)
+    """How many seconds a WebSocket client may be silent, and leave pings unanswered, before it is dropped."""
+    max_message_kb: float = Field(default=1024, gt=0)
+    """The longest WebSocket message that a client may send, in kilobytes."""
+    max_connections: int | None = Field(default=None, ge=1)
+    """How many connections may be open; by default 10,000, or what the limit of open files leaves."""
+    max_connections_per_address: int | None = Field(default=None, ge=1)
+    """How many of them one address may have; by default three quarters. A proxy is one address."""
+    header_timeout: float = Field(default=20, gt=0)
+    """How many seconds the header of a request may take to come."""
+    keepalive_timeout: float = Field(default=75, gt=0)
+    """How many seconds a connection may wait for a request, the first or the next."""
+    body_timeout: float = Field(default=30, gt=0)
+    """How many seconds the body of a request may pause, and an answer wait to be taken in. However large it is, it may
+    take as long as it needs at `min_rate_kb`."""
+    min_rate_kb: float = Field(default=1, gt=0)
+    """How much of a body has to come, or of an answer be taken in, in kilobytes per second."""
 
     @property
     def addresses(self) -> list[str]:

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 FILE = "__comfyk/tokens.json"
 """Below the user folder, where no request gets to."""
 _PREFIX = "comfyk_"
+_GLANCE = 0.5
+"""Seconds for which `Tokens.holds` trusts what it saw."""
 
 
 class TokenError(ValueError):
@@ -36,6 +38,8 @@ class Token:
     hash: str
     created: float
     """Seconds since the epoch."""
+    user: str | None = None
+    """The id of the user to whom it belongs; None: it says nothing of users."""
 
 
 class Tokens:
@@ -46,6 +50,8 @@ class Tokens:
         self._lock = threading.Lock()
         self._read_at: tuple[int, int, int] | None = None
         self._tokens: list[Token] = []
+        self._hashes: set[tuple[str, str | None]] = set()
+        self._looked_at = float("-inf")
 
     def all(self) -> list[Token]:
         """Raises TokenError when the file is broken: then nobody gets in."""
@@ -62,8 +68,11 @@ class Tokens:
             raise TokenError(f"{self._file} cannot be read: {error}") from error
         return list(self._tokens)
 
-    def create(self, name: str) -> str:
-        """Make a token; it is returned, and cannot be found out later. Raises TokenError and OSError."""
+    def create(self, name: str, user: str | None = None) -> str:
+        """Make a token, of a user or of nobody in particular. It is returned, and cannot be found out later.
+
+        Raises TokenError and OSError.
+        """
         if not name or not name.isprintable():
             raise TokenError("a token needs a name of printable characters")
         with self._lock:
@@ -71,7 +80,7 @@ class Tokens:
             if any(token.name == name for token in tokens):
                 raise TokenError(f"there is a token {name!r}; revoke it first, or choose another name")
             secret = _PREFIX + secrets.token_urlsafe(32)
-            self._write([*tokens, Token(name, _hash(secret), time.time())])
+            self._write([*tokens, Token(name, _hash(secret), time.time(), user)])
         return secret
 
     def revoke(self, name: str) -> None:
@@ -89,18 +98,34 @@ class Tokens:
             self._file, json.dumps([asdict(token) for token in tokens], indent=1).encode(), private=True
         )
 
-    def accepts(self, secret: str) -> bool:
-        """Whether this is one of the tokens. Takes as long whichever it is, or nearly is."""
+    def find(self, secret: str) -> Token | None:
+        """The token that this is. Takes as long whichever it is, or nearly is."""
         try:
             tokens = self.all()
         except TokenError as error:
             log.error("%s", error)
-            return False
+            return None
         digest = _hash(secret)
-        found = False
+        found = None
         for token in tokens:
-            found |= hmac.compare_digest(token.hash, digest)
+            if hmac.compare_digest(token.hash, digest):
+                found = token
         return found
+
+    def accepts(self, secret: str) -> bool:
+        """Whether this is one of the tokens."""
+        return self.find(secret) is not None
+
+    def holds(self, token: Token) -> bool:
+        """Whether a token that was accepted is still one. May be a second late, and costs nearly nothing."""
+        now = time.monotonic()
+        if now - self._looked_at > _GLANCE:
+            self._looked_at = now
+            try:
+                self._hashes = {(one.hash, one.user) for one in self.all()}
+            except TokenError as error:  # it was good until now
+                log.error("%s", error)
+        return (token.hash, token.user) in self._hashes
 
 
 def _hash(secret: str) -> str:

@@ -1,4 +1,4 @@
-"""Users: who there is, and the folder of each. A convenience to keep things apart, no protection.
+"""Users: who there is, and the folder of each. It keeps things apart; only tokens that belong to users protect them.
 
 The layout is ComfyUI's, so that a `user` folder can be taken over: `users.json` with names by id, and a folder per
 id. Names that begin with two underscores belong to the system and are never anybody's.
@@ -40,25 +40,38 @@ class Users:
         self._root = root
         self._file = root / "users.json"
         self._lock = threading.Lock()
+        self._read_at: tuple[int, int, int] | None = None
+        self._names: dict[str, str] = {}
 
     def names(self) -> dict[str, str]:
         """Names by id."""
-        if not self.multi_user:
-            return {DEFAULT: DEFAULT}
+        return {DEFAULT: DEFAULT} if not self.multi_user else dict(self._read())
+
+    def knows(self, user: str) -> bool:
+        """Whether there is such a user. Quick: the file is read when it has changed."""
+        return user == DEFAULT if not self.multi_user else user in self._read()
+
+    def _read(self) -> dict[str, str]:
         try:
-            found = json.loads(self._file.read_text(encoding="utf-8"))
+            stat = self._file.stat()
+            state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if state != self._read_at:
+                found = json.loads(self._file.read_text(encoding="utf-8"))
+                names = found if isinstance(found, dict) else {}
+                self._names = {
+                    id: str(name) for id, name in names.items() if not id.startswith(SYSTEM_PREFIX)
+                }
+                self._read_at = state
         except FileNotFoundError:
-            return {}
+            self._names, self._read_at = {}, None
         except (OSError, ValueError) as error:
             log.error("%s cannot be read, so there are no users: %s", self._file, error)
-            return {}
-        if not isinstance(found, dict):
-            return {}
-        return {id: str(name) for id, name in found.items() if not id.startswith(SYSTEM_PREFIX)}
+            self._names, self._read_at = {}, None
+        return self._names
 
     def folder(self, user: str) -> Path:
         """The folder of a user; it need not exist yet. Raises UnknownUserError."""
-        if user not in self.names():
+        if not self.knows(user):
             raise UnknownUserError(f"there is no user {user!r}")
         try:
             folder = resolve_inside(self._root, user)

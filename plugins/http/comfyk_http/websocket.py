@@ -7,22 +7,28 @@ import logging
 import uuid
 from typing import Any, cast
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 from comfyk import App
-from comfyk.api import operation
+from comfyk.api import ApiError, operation, user_of
 from comfyk.wire import dumps, loads
 
 from comfyk_http.answer_descriptions import done
+from comfyk_http.authentication import still_let_in
 from comfyk_http.clients import Client
+from comfyk_http.connections import Connection
 from comfyk_http.frames import text_frame
-from comfyk_http.keys import APP, HUB, SETTINGS
+from comfyk_http.heartbeat import Heartbeat
+from comfyk_http.json_size import holds_more_values
+from comfyk_http.keys import APP, CONNECTIONS, HUB, SETTINGS, USERS
 from comfyk_http.requests import SocketQuery
 from comfyk_http.routes.system import feature_flags, queue_info
+from comfyk_http.services import names_user
 
 log = logging.getLogger(__name__)
 
-LONGEST_MESSAGE = 4 * 1024 * 1024
-"""Bytes; a client that sends a longer one is disconnected with 1009."""
+_MOST_VALUES = 10_000
+_MOST_FLAGS = 64
+_LONGEST_FLAG = 256
 
 SOCKETS = web.AppKey("sockets", set[web.WebSocketResponse])
 
@@ -31,22 +37,56 @@ SOCKETS = web.AppKey("sockets", set[web.WebSocketResponse])
     "connectWebSocket",
     "Open a WebSocket that tells what happens",
     tag="system",
-    answers={101: done("The WebSocket is open"), 400: done("The request opens no WebSocket")},
+    user=True,
+    answers={
+        101: done("The WebSocket is open"),
+        400: done("The request opens no WebSocket"),
+        409: done("Another user has this client id"),
+        503: done("There are as many WebSockets as the server takes"),
+    },
 )
 async def connect(request: web.Request, query: SocketQuery) -> web.StreamResponse:
     """Without a `clientId` the server chooses one, and says it in the first message."""
     app, hub, settings = request.app[APP], request.app[HUB], request.app[SETTINGS]
-    socket = web.WebSocketResponse(compress=False, max_msg_size=LONGEST_MESSAGE, timeout=5)
+    connections = request.app[CONNECTIONS]
+    if not connections.room_for_websockets:
+        connections.say(
+            "websockets", f"{connections.websockets} WebSockets are open, as many as there may be"
+        )
+        raise ApiError(
+            503,
+            "too_many_websockets",
+            "The server has as many WebSockets as it takes.",
+            "Try again in a moment. http.max_connections is the limit; a quarter is kept for requests.",
+        )
+    user, client_id = _user(request), query.client_id or uuid.uuid4().hex
+    hub.check_owner(client_id, user, request.remote)
+    socket = web.WebSocketResponse(
+        compress=False, max_msg_size=round(settings.max_message_kb * 1024), timeout=5
+    )
     await socket.prepare(request)
-    transport = cast("asyncio.WriteTransport | None", request.transport)
-    if transport is None:
+    connection = cast("Connection", request.protocol)
+    if connection.transport is None:
         return socket  # the client is gone already
     client = Client(
-        query.client_id or uuid.uuid4().hex,
-        transport,
+        client_id,
+        connection.transport,
         most_bytes=round(settings.client_buffer_mb * 1024 * 1024),
         timeout=settings.client_timeout,
     )
+    client.user, client.address = user, request.remote
+    leaving: list[asyncio.Task[bool]] = []
+
+    def send_away() -> None:
+        log.info("WebSocket client %r is sent away: its token was revoked", client.id[:64])
+        client.close()
+        closing = socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"The token was revoked")
+        leaving.append(asyncio.get_running_loop().create_task(closing))
+
+    connection.tick = Heartbeat(
+        client, connection, settings.websocket_timeout, still_let_in(request), send_away
+    )
+    connections.websockets += 1
     request.app[SOCKETS].add(socket)
     hub.add(client)
     try:
@@ -55,10 +95,16 @@ async def connect(request: web.Request, query: SocketQuery) -> web.StreamRespons
             if message.type is WSMsgType.TEXT:
                 _receive(app, client, message.data)
     finally:
+        connections.websockets -= 1
         hub.remove(client)
         request.app[SOCKETS].discard(socket)
         client.close()
     return socket
+
+
+def _user(request: web.Request) -> str | None:
+    """Whose the WebSocket is, as far as it says so: a browser's cannot, but for a token that belongs to a user."""
+    return user_of(request) if request.app[USERS].multi_user and names_user(request) else None
 
 
 def _greet(app: App, client: Client) -> None:
@@ -73,21 +119,35 @@ def _greet(app: App, client: Client) -> None:
 def _receive(app: App, client: Client, text: str) -> None:
     """Take a message of a client. What nobody understands is ignored, since newer clients say more."""
     try:
+        if holds_more_values(text.encode("utf-8", "replace"), _MOST_VALUES):
+            raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
         message = loads(text)
     except ValueError as error:
-        log.debug("WebSocket client %r sent what is not JSON: %s", client.id, error)
+        log.debug("WebSocket client %r sent what cannot be read: %s", client.id, error)
         return
     if not isinstance(message, dict):
         return
     if message.get("type") == "feature_flags":
-        flags = message.get("data")
-        client.flags = flags if isinstance(flags, dict) else {}
+        client.flags = _kept(message.get("data"))
         _send(client, "feature_flags", feature_flags(app))
         return
     try:
         app.hook.comfyk_websocket_message(client_id=client.id, message=message)
     except Exception:
         log.exception("a plugin failed on a WebSocket message of type %r", message.get("type"))
+
+
+def _kept(flags: Any) -> dict[str, Any]:
+    """What is kept of a client's flags: plain values, and not more of them than a client has any use for."""
+    found: dict[str, Any] = {}
+    for name, value in flags.items() if isinstance(flags, dict) else ():
+        if len(found) == _MOST_FLAGS:
+            break
+        if len(name) <= _LONGEST_FLAG and (
+            isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _LONGEST_FLAG)
+        ):
+            found[name] = value
+    return found
 
 
 def _send(client: Client, type: str, data: Any) -> None:

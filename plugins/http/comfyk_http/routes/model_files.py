@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -15,7 +16,7 @@ from comfyk.folders import PathOutsideError
 from comfyk_http import model_files, pictures
 from comfyk_http.answer_descriptions import gives, sends
 from comfyk_http.json_answers import json_answer
-from comfyk_http.keys import APP
+from comfyk_http.keys import APP, PICTURES
 from comfyk_http.requests import FilenameQuery
 from comfyk_http.safetensors_header import read_metadata
 
@@ -90,7 +91,8 @@ async def get_preview(request: web.Request) -> web.Response:
         headers["ETag"] = f'W/"{tag}"'
         if client_has(request, tag):
             return web.Response(status=304, headers=headers)
-        body, _ = await asyncio.to_thread(pictures.preview, found, "webp", "")
+        work = partial(pictures.preview, preview="webp", channel="")
+        body, _ = await request.app[PICTURES].run(request, found, work)
     except (PathOutsideError, OSError, pictures.PictureError):
         raise ApiError(404, "not_found", "The model has no picture.") from None
     return web.Response(body=body, content_type="image/webp", headers=headers)

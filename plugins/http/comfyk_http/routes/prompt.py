@@ -13,7 +13,7 @@ from comfyk.wire import dumps
 
 from comfyk_http.answer_descriptions import gives
 from comfyk_http.json_answers import json_answer
-from comfyk_http.keys import APP
+from comfyk_http.keys import APP, HUB, USERS
 from comfyk_http.reading import parse, read_json
 from comfyk_http.requests import PromptRequest, is_job_id
 from comfyk_http.routes.system import queue_info
@@ -61,6 +61,9 @@ async def post_prompt(request: web.Request) -> web.Response:
             "It has to be in the canonical form, lowercase with hyphens; leave it out and the server makes one.",
         )
     extra_data, sensitive = _extra_data(request, asked, body)
+    user = user_of(request)
+    if "client_id" in extra_data and request.app[USERS].multi_user:
+        request.app[HUB].claim(extra_data["client_id"], user)
     try:
         submission = await app.jobs.submit(
             asked.prompt,
@@ -69,7 +72,7 @@ async def post_prompt(request: web.Request) -> web.Response:
             front=asked.front,
             targets=asked.partial_execution_targets,
             job_id=job_id,
-            user=user_of(request),
+            user=user,
             sensitive=sensitive,
         )
     except PromptError as error:

@@ -55,7 +55,9 @@ async def update_setting(request: web.Request) -> web.Response:
     """The body is the value; without one that is JSON the setting stays as it is."""
     try:
         value = await read_value(request)
-    except ApiError:
+    except ApiError as error:
+        if error.status != 400:
+            raise
         return success(ignored="body")
     await _update(request, {request.match_info["id"]: value})
     return success()

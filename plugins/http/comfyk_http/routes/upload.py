@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -12,7 +13,7 @@ from comfyk.folders import resolve_inside
 from comfyk_http import pictures
 from comfyk_http.answer_descriptions import gives
 from comfyk_http.json_answers import json_answer
-from comfyk_http.keys import APP
+from comfyk_http.keys import APP, PICTURES
 from comfyk_http.requests import MaskForm, UploadForm
 from comfyk_http.routes.view import locate
 
@@ -44,7 +45,8 @@ async def upload_mask(request: web.Request) -> web.Response:
             raise BadField("original_ref", f"there is no file {ref.filename!r}")
         mask = form.files["image"]
         try:
-            await asyncio.to_thread(pictures.put_mask, original, mask.path, mask.name)
+            work = partial(pictures.put_mask, mask=mask.path, target_name=mask.name)
+            await request.app[PICTURES].run(request, original, work, mask.path)
         except pictures.PictureError as error:
             raise BadField("image", str(error)) from None
         return await _place(request, form)

@@ -46,8 +46,6 @@ def _errors() -> Iterator[None]:
     except FileExistsError:
         raise ApiError(409, "file_exists", "File already exists") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ApiError(507, "disk_full", "There is no room left on the server's disk.") from None
         if error.errno in _NOT_A_NAME:
             raise ApiError(404, "not_found", f"No file has this name: {error.strerror}") from None
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -12,7 +13,7 @@ from comfyk.folders import Folders, PathOutsideError, is_reference
 
 from comfyk_http import pictures
 from comfyk_http.answer_descriptions import gives, sends
-from comfyk_http.keys import APP
+from comfyk_http.keys import APP, PICTURES
 from comfyk_http.requests import ViewQuery
 
 
@@ -63,9 +64,10 @@ async def _picture(request: web.Request, path: Path, preview: str | None, channe
         return web.Response(status=304, headers=headers)
     try:
         if preview is not None:
-            body, type = await asyncio.to_thread(pictures.preview, path, preview, channel)
+            work = partial(pictures.preview, preview=preview, channel=channel)
         else:
-            body, type = await asyncio.to_thread(pictures.channel, path, channel)
+            work = partial(pictures.channel, channel=channel)
+        body, type = await request.app[PICTURES].run(request, path, work)
     except pictures.PictureError as error:
         if channel in ("rgb", "a"):
             raise ApiError(
