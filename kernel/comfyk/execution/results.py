@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfyk.execution import shown_files
 from comfyk.execution.cache import CacheEntry, OutputCache
-from comfyk.graph.signature import Signatures
+from comfyk.graph.signature import Key, Signatures
 
 
 class Results:
@@ -17,12 +18,20 @@ class Results:
         self._entries: dict[str, CacheEntry] = {}
         self._consumers: dict[str, int] = {}
         self._sources: dict[str, set[str]] = {}
+        self._stale: dict[Key, bool] = {}
+        """Of cached results that showed files, whether one was gone when the job first looked."""
 
     def find(self, node_id: str) -> CacheEntry | None:
-        """The node's result, held or cached."""
+        """The node's result, held or cached. One whose files somebody has deleted counts as none."""
         entry = self._entries.get(node_id)
         if entry is None and (key := self._signatures.get(node_id)) is not None:
             entry = self._cache.get(key)
+            if entry is not None and entry.ui is not None:
+                # Once for a job: a node is not to lose its result while others count on it.
+                if key not in self._stale:
+                    self._stale[key] = not shown_files.are_there(entry.ui)
+                if self._stale[key]:
+                    return None
         return entry
 
     def hold(self, source: str, consumer: str) -> None:
@@ -37,6 +46,8 @@ class Results:
 
     def put(self, node_id: str, entry: CacheEntry) -> None:
         self._entries[node_id] = entry
+        if (key := self._signatures.get(node_id)) is not None:
+            self._stale.pop(key, None)
 
     def release(self, node_id: str) -> None:
         """A node is done: it needs nothing any more, and its own result stays only for those that wait for it."""

@@ -119,6 +119,7 @@ class NodeValidator:
                 f"{name}, {shown(value)}, {failure}",
                 {**_received(spec, value), "exception_message": cut(str(failure))},
             )
+        value = _as_listed(spec, value)
         if value is None and spec.choices is not None:
             message = f"{name}: null is none of the options"
             return error("value_not_in_list", "Value not in list", message, {"input_name": name})
@@ -246,6 +247,21 @@ def _convert(type: Any, value: Any) -> Any:
         case "BOOLEAN":
             return bool(value)
     return value
+
+
+def _as_listed(spec: InputSpec, value: Any) -> Any:
+    """The option that a value means: a file keeps its name on a system that separates folders otherwise."""
+    options = spec.choices
+    if (
+        not isinstance(value, str)
+        or options is None
+        or not ("\\" in value or "/" in value)
+        or value in options
+    ):
+        return value
+    return next(
+        (other for other in (value.replace("\\", "/"), value.replace("/", "\\")) if other in options), value
+    )
 
 
 def _check_limits(spec: InputSpec, value: Any) -> Error | None:

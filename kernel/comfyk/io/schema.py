@@ -254,15 +254,17 @@ class Schema:
             if output.id is None:
                 output.id = f"_{i}_{output.io_type}_"
 
-    def input_spec(self, one: Input) -> tuple[Any, dict[str, Any]]:
-        """`(type, options)` of one input, as this schema puts it on the wire."""
+    def input_spec(self, one: Input) -> tuple[Any, dict[str, Any]] | tuple[Any]:
+        """`(type, options)` of one input, as this schema puts it on the wire; in V1 form `(type,)` without options."""
         io_type, options = one.spec()
         if not self.v1_form:
             return io_type, options
         for flag in ("multiline", "multiselect"):
             if options.get(flag) is False:
                 del options[flag]
-        return (options.pop("options"), options) if "options" in options else (io_type, options)
+        if "options" in options:
+            io_type = options.pop("options")
+        return (io_type, options) if options else (io_type,)
 
     def input_types(self) -> dict[str, dict[str, Any]]:
         """`{"required": {id: (type, options)}, "optional": {...}, "hidden": {...}}`, options read now."""
@@ -270,7 +272,7 @@ class Schema:
         for one in self.inputs:
             types.setdefault("optional" if one.optional else "required", {})[one.id] = self.input_spec(one)
         if self.hidden:
-            types["hidden"] = {one.name: (one.value,) for one in self.hidden}
+            types["hidden"] = {one.name: one.value if self.v1_form else (one.value,) for one in self.hidden}
         return types
 
     @property

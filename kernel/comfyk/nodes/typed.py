@@ -127,5 +127,7 @@ def _live(types: InputTypes, values: Mapping[str, Any]) -> LiveInputs:
         name: InputSpec(name, spec[0], required, spec[1] if len(spec) > 1 else {})
         for name, (required, spec) in expansion.inputs.items()
     }
-    hidden = {name: spec[0] for name, spec in types.get("hidden", {}).items()}
+    hidden = {
+        name: spec if isinstance(spec, str) else spec[0] for name, spec in types.get("hidden", {}).items()
+    }
     return LiveInputs(specs, hidden, expansion.paths, expansion.empty)

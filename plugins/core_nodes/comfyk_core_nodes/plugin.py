@@ -16,7 +16,7 @@ from comfyk_core_nodes.devices.torch_import import torch_version
 from comfyk_core_nodes.images import metadata_settings
 from comfyk_core_nodes.job_context import job_context, torch_for
 from comfyk_core_nodes.memory.freeing import free_after, free_memory
-from comfyk_core_nodes.nodes import NODES
+from comfyk_core_nodes.nodes import NODES, submission
 from comfyk_core_nodes.sampling import preview_settings
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ def comfyk_startup(app: App) -> None:
 async def comfyk_serve(app: App) -> None:
     """Last, so that the port is open before torch takes the processor."""
     warm_up.warm_up_later(app)
+
+
+@hookimpl
+async def comfyk_validate_prompt(app: App, prompt: dict[str, Any], extra_data: dict[str, Any]) -> None:
+    submission.prepare(app, prompt, extra_data)
 
 
 @hookimpl

@@ -33,12 +33,30 @@ def test_schema_is_the_reference(app: App, name: str) -> None:
         names = [name for name, (where, _, _) in facts["inputs"].items() if where == group]
         assert info["input_order"].get(group, []) == names
     for input_name, (group, expected_type, expected_options) in facts["inputs"].items():
-        io_type, options = without_tooltips(info["input"][group][input_name])
+        io_type, *rest = without_tooltips(info["input"][group][input_name])
+        options = rest[0] if rest else {}
         if expected_type == "FILES":
             expected_type = ["it.latent" if name == "LoadLatent" else "picture.png"]
         assert io_type == expected_type
         assert options == expected_options
     assert info["description"]
+
+
+def test_what_comfyui_has_in_v1_form_is_written_so(app: App) -> None:
+    """Without options where there are none, and hidden inputs by their bare kind. Clients read both forms by hand."""
+    read = {
+        name: app.nodes[name].info()["input"]
+        for name in ("ImageScale", "SaveImage", "PreviewAny", "VAEDecode")
+    }
+    assert json.loads(json.dumps(read["ImageScale"]["required"]["image"])) == ["IMAGE"]
+    assert json.loads(json.dumps(read["ImageScale"]["required"]["crop"])) == [["disabled", "center"]]
+    assert read["SaveImage"]["hidden"] == {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+    assert "hidden" not in read["PreviewAny"] and "hidden" not in read["VAEDecode"]
+    typed = app.nodes["SaveImageAdvanced"].info()["input"]
+    assert json.loads(json.dumps(typed["hidden"])) == {
+        "prompt": ["PROMPT"],
+        "extra_pnginfo": ["EXTRA_PNGINFO"],
+    }
 
 
 def test_all_nodes_are_registered(app: App) -> None:

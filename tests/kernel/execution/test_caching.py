@@ -318,3 +318,44 @@ def test_the_lru_cache_never_drops_what_the_running_prompt_uses():
 def test_size_counts_arrays_in_nested_values():
     array = type("Array", (), {"nbytes": 7})()
     assert size_of([[array, {"samples": array}], [(array, "text")], None]) == 21
+
+
+@pytest.mark.parametrize("subfolder", ["", "sub"])
+@pytest.mark.parametrize("type", ["output", "temp"])
+async def test_a_node_whose_file_was_deleted_runs_again(kernel, n, subfolder, type):
+    """It alone, and again only when a file of it is gone; another node below it goes on with the new result."""
+
+    class Save:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {"x": ("*",)}})
+        RETURN_TYPES = ("*",)
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+        saved: ClassVar[list] = []
+
+        def run(self, x):
+            folder = app.folders.directory(type) / subfolder
+            folder.mkdir(parents=True, exist_ok=True)
+            names = [f"{len(self.saved)}-{number}.txt" for number in range(2)]
+            self.saved.append([folder / name for name in names])
+            for name in names:
+                (folder / name).write_text(str(x))
+            results = [{"filename": name, "subfolder": subfolder, "type": type} for name in names]
+            return {"ui": {"texts": results, "animated": (True,)}, "result": (x,)}
+
+    k = await kernel(*n.CLASSES, Save)
+    app = k.app
+    prompt = {**chain(n), "save": n.node("Save", x=["3", 0]), "below": n.node("Show", x=["save", 0])}
+    await k.run(prompt)
+    k.events.clear()
+    await k.run(prompt)
+    assert k.ran() == []
+    Save.saved[0][1].unlink()
+    k.events.clear()
+    outcome = await k.run(prompt)
+    assert k.ran() == ["save"]
+    assert "save" not in k.messages("execution_cached")[0][1]["nodes"]
+    assert [item["filename"] for item in outcome.outputs["save"]["texts"]] == ["1-0.txt", "1-1.txt"]
+    assert outcome.outputs["below"] == {"text": [4]}
+    k.events.clear()
+    await k.run(prompt)
+    assert k.ran() == []

@@ -359,3 +359,32 @@ def test_links_by_number_become_links_by_id():
 async def test_the_class_in_an_error_is_a_text(nodes, class_type):
     failure = await errors_of(nodes, {"1": {"class_type": class_type, "inputs": {}}})
     assert failure.node_errors["1"]["class_type"] == ""
+
+
+class Files:
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"file": (["a.bin", "sub/deep/b.bin", "win\\c.bin", "odd\\/d.bin"],)}}
+    )
+    RETURN_TYPES = ("INT",)
+    FUNCTION = "run"
+
+    def run(self, file): ...
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("sub\\deep\\b.bin", "sub/deep/b.bin"),
+        ("sub/deep\\b.bin", "sub/deep/b.bin"),
+        ("win/c.bin", "win\\c.bin"),
+        ("win\\c.bin", "win\\c.bin"),
+        ("odd\\/d.bin", "odd\\/d.bin"),
+    ],
+)
+async def test_the_other_system_s_separator_is_the_same_name(nodes, given, meant):
+    nodes.add(Files, name="Files")
+    prompt = {"1": node("Files", file=given), "2": node("Show", x=["1", 0])}
+    await validate_prompt(prompt, nodes)
+    assert prompt["1"]["inputs"]["file"] == meant
+    found = await only_error(nodes, {**prompt, "1": node("Files", file="sub\\other.bin")}, "1")
+    assert found["type"] == "value_not_in_list" and "'sub\\\\other.bin' not in" in found["details"]

@@ -53,11 +53,11 @@ FIELDS = [
 IMAGE_SCALE = common(
     input={
         "required": {
-            "image": ["IMAGE", {}],
-            "upscale_method": [METHODS, {}],
+            "image": ["IMAGE"],
+            "upscale_method": [METHODS],
             "width": ["INT", PIXELS],
             "height": ["INT", PIXELS],
-            "crop": [["disabled", "center"], {}],
+            "crop": [["disabled", "center"]],
         }
     },
     input_order={"required": ["image", "upscale_method", "width", "height", "crop"]},
@@ -142,7 +142,7 @@ def test_image_scale_in_both_forms():
     )
     as_written = entry(old, display_name="Upscale Image")
     assert as_written["input"]["required"]["image"] == ["IMAGE"]
-    assert entry(typed(schema)) == written_out(as_written) == IMAGE_SCALE
+    assert entry(typed(schema)) == as_written == IMAGE_SCALE
     assert list(entry(typed(schema))) == list(entry(old)) == FIELDS
 
 

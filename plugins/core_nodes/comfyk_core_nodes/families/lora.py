@@ -1,4 +1,4 @@
-"""Reading LoRA files into patches: kohya, diffusers and PEFT, LyCORIS (LoHa, LoKr, full, norms, GLoRA, OFT, DoRA)."""
+"""Reading LoRA files into patches: kohya, diffusers, PEFT, LyCORIS (LoHa, LoKr, IA3, full, norms, GLoRA, OFT, DoRA)."""
 
 from __future__ import annotations
 
@@ -218,6 +218,8 @@ class _Entry:
         if (a1 := self.take(".a1.weight")) is not None:
             others = [self.need(f".{part}.weight") for part in ("a2", "b1", "b2")]
             return "glora", (a1, *others, self._alpha(), self._dora())
+        if (on_input := self.number(".on_input")) is not None:
+            return "ia3", (self.need(".weight"), bool(on_input))
         blocks = self._lora.get(f"{self._prefix}.oft_blocks")
         if blocks is not None and blocks.dim() in (3, 4):
             self.take(".oft_blocks")

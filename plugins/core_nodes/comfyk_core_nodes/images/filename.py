@@ -74,6 +74,25 @@ def resolve_prefix(
     `width` and `height` are in pixels; `prompt` holds the values for `%Node.widget%`. Raises SaveError when
     the prefix leads out of `root` or the folder cannot be made.
     """
+    target = find_target(prefix, root, width=width, height=height, prompt=prompt, now=now)
+    directory = target.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"filename_prefix {prefix!r}: cannot make {directory}: {error.strerror}") from error
+    return target
+
+
+def find_target(
+    prefix: str,
+    root: Path,
+    *,
+    width: int = 0,
+    height: int = 0,
+    prompt: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+) -> Target:
+    """As `resolve_prefix`, without making the folder."""
     filled = fill_prefix(prefix, width=width, height=height, prompt=prompt, now=now)
     if filled.startswith(("/", "\\")):
         raise SaveError(f"filename_prefix {prefix!r} is an absolute path; give one below the output folder")
@@ -88,10 +107,6 @@ def resolve_prefix(
         resolve_inside(directory, target.filename(1, 1, ".png"))
     except PathOutsideError as error:
         raise SaveError(f"filename_prefix {prefix!r} cannot be used: {error}") from None
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SaveError(f"filename_prefix {prefix!r}: cannot make {directory}: {error.strerror}") from error
     return target
 
 

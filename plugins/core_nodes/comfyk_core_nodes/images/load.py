@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,14 @@ from typing import TYPE_CHECKING
 
 from comfyk import Interrupted, check_interrupted
 
+from comfyk_core_nodes.images.reader import TooLargeError, check_memory, load_what_is_there, open_picture
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 EXTENSIONS = frozenset(
     {
@@ -28,6 +34,7 @@ NO_MASK_SIZE = 64
 
 _ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF", "TIFF"})
 """Formats whose frames make a batch. Those of MPO, PSD or HEIF are other views, layers or thumbnails."""
+_FRAMES_BETWEEN_CHECKS = 64
 _ORIENTATION_TAG = 0x0112
 # What Pillow's `transpose` has to do for each EXIF orientation, by the names of `Image.Transpose`.
 _TRANSPOSE = {
@@ -86,13 +93,22 @@ def _read(path: Path, name: str) -> list[_Frame]:
 
     frames: list[_Frame] = []
     try:
-        with Image.open(path) as picture:
-            for still in _stills(picture):
+        with open_picture(path) as picture:
+            for still in _stills(picture, name):
                 check_interrupted()
-                frame = _frame(still, path)
+                try:
+                    frame = _frame(still, path)
+                except MemoryError:
+                    raise
+                except Exception as error:
+                    if not frames:
+                        raise
+                    log.warning("%s: the animation is damaged after %d frames (%s)", name, len(frames), error)
+                    break
                 if not frames or frame.color.shape[:2] == frames[0].color.shape[:2]:
                     frames.append(frame)
-                    _check_memory(frames)
+                    if len(frames) % _FRAMES_BETWEEN_CHECKS == 0:
+                        check_memory(still.width, still.height, len(frames))
     except Interrupted:
         raise
     except FileNotFoundError:
@@ -101,8 +117,10 @@ def _read(path: Path, name: str) -> list[_Frame]:
         raise ImageReadError(
             f"{name}: the file is damaged or no picture that Pillow reads here; save it as PNG, JPEG or WebP"
         ) from None
-    except (Image.DecompressionBombError, MemoryError) as error:
-        raise ImageReadError(f"{name}: the picture is too large; scale it down first ({error})") from error
+    except (Image.DecompressionBombError, TooLargeError, MemoryError) as error:
+        raise ImageReadError(
+            f"{name}: the picture is too large for this machine; scale it down first ({error})"
+        ) from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise ImageReadError(f"{name}: the file is damaged; save or upload it again ({error})") from error
     if not frames:
@@ -110,24 +128,36 @@ def _read(path: Path, name: str) -> list[_Frame]:
     return frames
 
 
-def _stills(picture: Image.Image) -> Iterator[Image.Image]:
-    from PIL import ImageSequence
-
+def _stills(picture: Image.Image, name: str) -> Iterator[Image.Image]:
+    """The frames of an animation; those before the place where a damaged one ends."""
     if picture.format not in _ANIMATED_FORMATS:
         yield picture
         return
-    for number, still in enumerate(ImageSequence.Iterator(picture)):
-        # The first picture of an APNG may be only for programs that cannot show the animation.
-        if number == 0 and picture.info.get("default_image") and getattr(picture, "n_frames", 1) > 1:
-            continue
-        yield still
+    try:
+        count = int(getattr(picture, "n_frames", 1))
+    except Exception:  # where one of them cannot be found, they are gone through as far as it goes
+        count = _FRAMES_BETWEEN_CHECKS
+    check_memory(*picture.size, count)
+    # The first picture of an APNG may be only for programs that cannot show the animation.
+    first = 1 if picture.info.get("default_image") and count > 1 else 0
+    for number in itertools.count(first):
+        try:
+            picture.seek(number)
+        except EOFError:
+            return
+        except Exception as error:
+            if number == first:
+                raise
+            log.warning("%s: the animation is damaged after %d frames (%s)", name, number - first, error)
+            return
+        yield picture
 
 
 def _frame(still: Image.Image, path: Path) -> _Frame:
     import numpy as np
 
     raw_mode = _raw_mode(still)
-    still.load()  # which turns a TIFF upright, so its orientation is known only now
+    load_what_is_there(still)  # which turns a TIFF upright, so its orientation is known only now
     orientation = _orientation(still)
     if still.mode == "I" or still.mode.startswith("I;16"):
         color = np.clip(np.asarray(_upright(still, orientation)), 0, 65535)
@@ -168,13 +198,13 @@ def _raw_mode(still: Image.Image) -> str | None:
 
 
 def _reopen(path: Path, raw_mode: str) -> Image.Image:
-    from PIL import Image, ImageFile
+    from PIL import ImageFile
 
-    picture = Image.open(path)
-    assert isinstance(picture, ImageFile.ImageFile)
-    picture.tile = [picture.tile[0]._replace(args=raw_mode)]
-    picture.load()
-    return picture
+    with open_picture(path) as picture:
+        assert isinstance(picture, ImageFile.ImageFile)
+        picture.tile = [picture.tile[0]._replace(args=raw_mode)]
+        load_what_is_there(picture)
+        return picture.copy()
 
 
 def _orientation(still: Image.Image) -> int:
@@ -190,15 +220,3 @@ def _upright(still: Image.Image, orientation: int) -> Image.Image:
 
     how = _TRANSPOSE.get(orientation)
     return still if how is None else still.transpose(Image.Transpose[how])
-
-
-def _check_memory(frames: list[_Frame]) -> None:
-    """Raise MemoryError when the frames as floats, with masks, would not fit into the memory that is free."""
-    import psutil
-
-    needed = len(frames) * frames[0].color.shape[0] * frames[0].color.shape[1] * 4 * 4
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise MemoryError(
-            f"{len(frames)} frames need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        )

@@ -1,9 +1,9 @@
 """Low-rank and other compact forms of a change to a weight: how each one is turned into the change.
 
 An adapter is what a LoRA file holds for one weight. `calculate_weight` adds it to the weight. Sources: LoRA (Hu et
-al. 2021, arXiv:2106.09685), LoHa and LoKr (Yeh et al. 2023, arXiv:2309.14859), GLoRA (Chavan et al. 2023,
-arXiv:2306.07967), OFT (Qiu et al. 2023, arXiv:2306.07280), BOFT (Liu et al. 2023, arXiv:2311.06243), DoRA (Liu et al.
-2024, arXiv:2402.09353).
+al. 2021, arXiv:2106.09685), IA3 (Liu et al. 2022, arXiv:2205.05638), LoHa and LoKr (Yeh et al. 2023,
+arXiv:2309.14859), GLoRA (Chavan et al. 2023, arXiv:2306.07967), OFT (Qiu et al. 2023, arXiv:2306.07280), BOFT (Liu et
+al. 2023, arXiv:2311.06243), DoRA (Liu et al. 2024, arXiv:2402.09353).
 """
 
 from __future__ import annotations
@@ -216,6 +216,15 @@ def _boft(weights: Sequence[Any], weight: Tensor, strength: float, here: Cast) -
     return out - base, alpha or 0.0 if dora_scale is not None else 1.0, dora_scale
 
 
+def _ia3(weights: Sequence[Any], weight: Tensor, strength: float, here: Cast) -> Change:
+    """Outputs (or inputs) made larger and smaller: `scales` `[1, out]` (or `[1, in]`), 0 being no change."""
+    scales, on_input = weights
+    dim = 1 if on_input else 0
+    shape = [1] * weight.dim()
+    shape[dim] = weight.shape[dim]
+    return here(weight) * here(scales).reshape(shape), 1.0, None
+
+
 _KINDS: dict[str, Callable[[Sequence[Any], Tensor, float, Cast], Change]] = {
     "lora": _lora,
     "loha": _loha,
@@ -223,6 +232,7 @@ _KINDS: dict[str, Callable[[Sequence[Any], Tensor, float, Cast], Change]] = {
     "glora": _glora,
     "oft": _oft,
     "boft": _boft,
+    "ia3": _ia3,
 }
 
 ADAPTERS = frozenset(_KINDS)

@@ -10,7 +10,7 @@ LORA = "a LoRA (put it in models/loras)"
 """What `describe` calls one."""
 _LORA_MARKS = (
     *("lora_up", "lora_down", "lora_A", "lora_B", "lora_unet_", "lora_te", "lora.up.", "lora.down."),
-    *("lora_linear_layer", "lycoris_", "hada_w1", "lokr_w1", "lokr_w2", "oft_blocks"),
+    *("lora_linear_layer", "lycoris_", "hada_w1", "lokr_w1", "lokr_w2", "oft_blocks", ".on_input"),
 )
 _BESIDE_UNET = ("first_stage_model.", "cond_stage_model.", "conditioner.")
 """Where the VAE and the text encoders are in a whole checkpoint."""

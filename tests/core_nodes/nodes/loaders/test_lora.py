@@ -120,6 +120,19 @@ def full(key: str, shape: torch.Size) -> tuple[File, Change]:
     return {f"{KOHYA[key]}.diff": change}, lambda w: w + change
 
 
+def ia3(on_input: bool) -> Callable[[str, torch.Size], Any]:
+    """Each output, or each input, larger or smaller (Liu et al. 2022, arXiv:2205.05638), as LyCORIS writes it."""
+
+    def make(key: str, shape: torch.Size) -> tuple[File, Change]:
+        places = shape[1 if on_input else 0]
+        scales = rand(6, 1, places, *[1] * (len(shape) - 2))
+        file = {f"{KOHYA[key]}.weight": scales, f"{KOHYA[key]}.on_input": torch.tensor(int(on_input))}
+        letters = "o i ..., i -> o i ..." if on_input else "o i ..., o -> o i ..."
+        return file, lambda w: torch.einsum(letters, w, 1 + scales.flatten())
+
+    return make
+
+
 KINDS: dict[str, Callable[[str, torch.Size], tuple[File, Change]]] = {
     "kohya": lora(KOHYA, "lora_up.weight", "lora_down.weight", True),
     "diffusers": lora(DIFFUSERS, "lora_B.weight", "lora_A.weight", False),
@@ -129,6 +142,8 @@ KINDS: dict[str, Callable[[str, torch.Size], tuple[File, Change]]] = {
     "loha": loha,
     "lokr": lokr,
     "full": full,
+    "ia3": ia3(on_input=False),
+    "ia3 on inputs": ia3(on_input=True),
 }
 
 

@@ -34,6 +34,7 @@ class ConditioningCombine(io.ComfyNode):
                 "add prompt",
             ],
             essentials_category="Image Generation",
+            v1_form=True,
             inputs=[io.Conditioning.Input("conditioning_1"), io.Conditioning.Input("conditioning_2")],
             outputs=[io.Conditioning.Output()],
         )
@@ -60,6 +61,7 @@ class ConditioningAverage(io.ComfyNode):
                 "style fusion",
                 "weighted blend",
             ],
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning_to"),
                 io.Conditioning.Input("conditioning_from"),
@@ -92,6 +94,7 @@ class ConditioningConcat(io.ComfyNode):
             display_name="Conditioning (Concat)",
             category="model/conditioning/transform",
             description="Puts the second conditioning behind the first, as if it were one long prompt.",
+            v1_form=True,
             inputs=[io.Conditioning.Input("conditioning_to"), io.Conditioning.Input("conditioning_from")],
             outputs=[io.Conditioning.Output()],
         )
@@ -112,6 +115,7 @@ class ConditioningMultiply(io.ComfyNode):
             category="model/conditioning/transform",
             description="Scales a conditioning.",
             search_aliases=["scale conditioning", "scale prompt", "multiply conditioning", "multiply prompt"],
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.Float.Input("multiplier", default=1.0, min=-100.0, max=100.0, step=0.01),
@@ -135,6 +139,7 @@ class ConditioningZeroOut(io.ComfyNode):
             category="model/conditioning/transform",
             description="Zeros in place of a conditioning: neither a prompt nor an empty one.",
             search_aliases=["null conditioning", "clear conditioning"],
+            v1_form=True,
             inputs=[io.Conditioning.Input("conditioning")],
             outputs=[io.Conditioning.Output()],
         )
@@ -155,6 +160,7 @@ class ConditioningSetArea(io.ComfyNode):
             category="model/conditioning/transform",
             description="Follows a conditioning in a rectangle only.",
             search_aliases=["regional prompt", "area prompt", "spatial conditioning", "localized prompt"],
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.Int.Input("width", default=64, min=64, max=MAX_RESOLUTION, step=8, tooltip="In pixels."),
@@ -194,6 +200,7 @@ class ConditioningSetAreaPercentage(io.ComfyNode):
             display_name="Conditioning (Set Area with Percentage)",
             category="model/conditioning/transform",
             description="Follows a conditioning in a rectangle only, given in shares of the picture.",
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.Float.Input("width", default=1.0, min=0, max=1.0, step=0.01),
@@ -229,6 +236,7 @@ class ConditioningSetAreaStrength(io.ComfyNode):
             display_name="Conditioning (Set Area Strength)",
             category="model/conditioning/transform",
             description="Weighs a conditioning against others at the same place.",
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01),
@@ -290,6 +298,7 @@ class ConditioningSetTimestepRange(io.ComfyNode):
             display_name="ConditioningSetTimestepRange",
             category="model/conditioning/transform",
             description="Follows a conditioning during a part of the sampling only.",
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.Float.Input(

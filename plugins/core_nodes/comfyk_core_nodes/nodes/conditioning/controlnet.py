@@ -79,6 +79,7 @@ class ControlNetApply(io.ComfyNode):
             category="model/conditioning/controlnet",
             description="Has a ControlNet guide the whole sampling, on both conditionings.",
             is_deprecated=True,
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.ControlNet.Input("control_net"),
@@ -110,6 +111,7 @@ class ControlNetApplyAdvanced(io.ComfyNode):
             category="model/conditioning/controlnet",
             description="Has a ControlNet guide a part of the sampling.",
             search_aliases=["controlnet", "apply controlnet", "use controlnet", "control net"],
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),

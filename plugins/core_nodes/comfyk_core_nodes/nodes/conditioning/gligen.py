@@ -48,6 +48,7 @@ class GLIGENTextBoxApply(PromptNode):
             display_name="Apply GLIGEN Text Box",
             category="model/conditioning/gligen",
             description="Has a text drawn within a box of the picture.",
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning_to"),
                 io.Clip.Input("clip"),

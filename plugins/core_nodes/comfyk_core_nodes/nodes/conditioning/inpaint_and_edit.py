@@ -27,6 +27,7 @@ class InpaintModelConditioning(io.ComfyNode):
             display_name="InpaintModelConditioning",
             category="model/conditioning",
             description="Gives an inpainting model the picture and the mask of what it is to paint.",
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),

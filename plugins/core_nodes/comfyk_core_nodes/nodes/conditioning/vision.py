@@ -143,6 +143,7 @@ class unCLIPConditioning(io.ComfyNode):
             display_name="unCLIPConditioning",
             category="model/conditioning",
             description="Gives an unCLIP model a picture to vary.",
+            v1_form=True,
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.ClipVisionOutput.Input("clip_vision_output"),

@@ -147,6 +147,7 @@ class LoadImageOutput(io.ComfyNode):
             essentials_category="Basics",
             is_experimental=True,
             # A combo that has no options here: the client asks the route for them.
+            v1_form=True,
             inputs=[
                 io.Custom("COMBO").Input(
                     "image",

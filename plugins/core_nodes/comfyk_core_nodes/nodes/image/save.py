@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfyk import current_app, io
 from comfyk.ui import SavedImages, SavedResult
 
-from comfyk_core_nodes.images.filename import Target, next_counter, resolve_prefix
+from comfyk_core_nodes.images.filename import SaveError, Target, find_target, next_counter, resolve_prefix
 from comfyk_core_nodes.images.metadata_settings import metadata_settings
 from comfyk_core_nodes.images.save import save_pngs
 
@@ -68,7 +68,21 @@ def show(images: Tensor, hidden: io.HiddenHolder | None = None) -> SavedImages:
     return save(images, f"ComfyUI_temp_{suffix}", io.FolderType.temp, hidden, compress_level=1)
 
 
-class SaveImage(io.ComfyNode):
+class SavingNode(io.ComfyNode):
+    """A node with a `filename_prefix`. One that no file can have is refused before anything runs."""
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        """None stands for one that comes over a link."""
+        if filename_prefix is not None:
+            try:
+                find_target(filename_prefix, current_app().folders.output)
+            except SaveError as error:
+                return str(error)
+        return True
+
+
+class SaveImage(SavingNode):
     """Writes each of `[B, H, W, C]` to a PNG of its own, and hands the pictures on."""
 
     RELATIVE_PYTHON_MODULE = "nodes"

@@ -13,7 +13,7 @@ from comfyk_core_nodes.images.animation import WEBP_METHODS, write_apng, write_w
 from comfyk_core_nodes.images.pixels import to_bytes, to_picture
 from comfyk_core_nodes.images.save import save_file, save_pngs
 from comfyk_core_nodes.images.svg import with_metadata
-from comfyk_core_nodes.nodes.image.save import PREFIX_TOOLTIP, destination, results
+from comfyk_core_nodes.nodes.image.save import PREFIX_TOOLTIP, SavingNode, destination, results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MODULE = "comfy_extras.nodes_images"
 
 
-class SaveAnimatedWEBP(io.ComfyNode):
+class SaveAnimatedWEBP(SavingNode):
     """Writes `[B, H, W, C]` as one animation, and hands the pictures on."""
 
     RELATIVE_PYTHON_MODULE = _MODULE
@@ -66,7 +66,7 @@ class SaveAnimatedWEBP(io.ComfyNode):
         return io.NodeOutput(images, ui=_save_animation(images, filename_prefix, ".webp", write, cls.hidden))
 
 
-class SaveAnimatedPNG(io.ComfyNode):
+class SaveAnimatedPNG(SavingNode):
     """Writes `[B, H, W, C]` as one animation, and hands the pictures on."""
 
     RELATIVE_PYTHON_MODULE = _MODULE
@@ -118,7 +118,7 @@ def _save_animation(
     return SavedImages(results([name], target, folder), is_animated=batch > 1)
 
 
-class SaveImageAdvanced(io.ComfyNode):
+class SaveImageAdvanced(SavingNode):
     """Writes each of `[B, H, W, C]` as a PNG with 8 or 16 bits, or as linear light in an EXR file."""
 
     RELATIVE_PYTHON_MODULE = _MODULE
@@ -203,7 +203,7 @@ class SvgPictures(Protocol):
     """UTF-8 text each."""
 
 
-class SaveSVGNode(io.ComfyNode):
+class SaveSVGNode(SavingNode):
     """Writes SVG pictures, and hands them on."""
 
     RELATIVE_PYTHON_MODULE = _MODULE

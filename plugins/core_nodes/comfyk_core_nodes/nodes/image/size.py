@@ -26,6 +26,7 @@ class EmptyImage(io.ComfyNode):
             display_name="Empty Image",
             category="image",
             description="Makes pictures of a single colour.",
+            v1_form=True,
             inputs=[
                 io.Int.Input("width", default=512, min=1, max=MAX_RESOLUTION, step=1),
                 io.Int.Input("height", default=512, min=1, max=MAX_RESOLUTION, step=1),
@@ -129,6 +130,7 @@ class ImageInvert(io.ComfyNode):
             description="Turns each colour into its opposite.",
             search_aliases=["reverse colors"],
             essentials_category="Image Tools",
+            v1_form=True,
             inputs=[io.Image.Input("image")],
             outputs=[io.Image.Output()],
         )
@@ -152,6 +154,7 @@ class ImageBatch(io.ComfyNode):
             description="Puts two batches into one, the second at the size of the first.",
             search_aliases=["combine images", "merge images", "stack images"],
             is_deprecated=True,
+            v1_form=True,
             inputs=[io.Image.Input("image1"), io.Image.Input("image2")],
             outputs=[io.Image.Output()],
         )
@@ -187,6 +190,7 @@ class ImagePadForOutpaint(io.ComfyNode):
             category="image/transform",
             description="Adds grey borders and a mask of them, for a model to paint into.",
             search_aliases=["extend canvas", "expand image"],
+            v1_form=True,
             inputs=[
                 io.Image.Input("image"),
                 *sides,

@@ -29,6 +29,7 @@ class LatentFromBatch(io.ComfyNode):
             category=_CATEGORY,
             description="Takes latents out of a batch.",
             search_aliases=["select from batch", "pick latent", "batch subset"],
+            v1_form=True,
             inputs=[
                 io.Latent.Input("samples"),
                 io.Int.Input("batch_index", default=0, min=-MAX_RESOLUTION, max=MAX_RESOLUTION),
@@ -55,6 +56,7 @@ class RepeatLatentBatch(io.ComfyNode):
             category=_CATEGORY,
             description="Repeats latents.",
             search_aliases=["duplicate latent", "clone latent"],
+            v1_form=True,
             inputs=[io.Latent.Input("samples"), io.Int.Input("amount", default=1, min=1, max=64)],
             outputs=[io.Latent.Output()],
         )

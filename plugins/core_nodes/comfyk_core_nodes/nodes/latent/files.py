@@ -14,14 +14,14 @@ from comfyk_core_nodes.nodes.image.input_files import (
     fingerprint,
     input_files,
 )
-from comfyk_core_nodes.nodes.image.save import PREFIX_TOOLTIP, destination, results
+from comfyk_core_nodes.nodes.image.save import PREFIX_TOOLTIP, SavingNode, destination, results
 
 Latent = dict[str, Any]
 
 _CATEGORY = "model/latent"
 
 
-class SaveLatent(io.ComfyNode):
+class SaveLatent(SavingNode):
     """Writes the tensor of latents, without mask, and hands them on."""
 
     RELATIVE_PYTHON_MODULE = "nodes"

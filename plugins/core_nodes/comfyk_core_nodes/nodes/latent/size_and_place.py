@@ -37,6 +37,7 @@ class EmptyLatentImage(io.ComfyNode):
             category=_CATEGORY,
             description="Makes empty latents for a sampler to start from.",
             search_aliases=["empty", "empty latent", "new latent", "create latent", "blank latent", "blank"],
+            v1_form=True,
             inputs=[
                 io.Int.Input(
                     "width",
@@ -151,6 +152,7 @@ class SetLatentNoiseMask(io.ComfyNode):
             display_name="Set Latent Noise Mask",
             category=_CATEGORY,
             description="Lets a sampler change only what the mask selects.",
+            v1_form=True,
             inputs=[io.Latent.Input("samples"), io.Mask.Input("mask")],
             outputs=[io.Latent.Output()],
         )
@@ -173,6 +175,7 @@ class LatentComposite(io.ComfyNode):
             category=_CATEGORY,
             description="Lays latents over others, with soft edges if you like.",
             search_aliases=["overlay latent", "layer latent", "paste latent"],
+            v1_form=True,
             inputs=[
                 io.Latent.Input("samples_to"),
                 io.Latent.Input("samples_from"),
@@ -246,6 +249,7 @@ class LatentBlend(io.ComfyNode):
             category="experimental",
             description="Mixes two latents. A factor of 1 gives the first one.",
             search_aliases=["mix latents", "interpolate latents"],
+            v1_form=True,
             inputs=[
                 io.Latent.Input("samples1"),
                 io.Latent.Input("samples2"),

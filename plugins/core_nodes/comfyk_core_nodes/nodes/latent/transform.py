@@ -81,6 +81,7 @@ class LatentCrop(io.ComfyNode):
             category=_TRANSFORM,
             description="Cuts a rectangle out of latents.",
             search_aliases=["trim latent", "cut latent"],
+            v1_form=True,
             inputs=[
                 io.Latent.Input("samples"),
                 io.Int.Input("width", default=512, min=64, max=MAX_RESOLUTION, step=8),

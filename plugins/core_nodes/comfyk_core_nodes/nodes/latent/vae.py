@@ -31,6 +31,7 @@ class VAEDecode(io.ComfyNode):
             category="model/latent",
             description="Turns latents into pictures.",
             search_aliases=["decode", "decode latent", "latent to image", "render latent"],
+            v1_form=True,
             inputs=[
                 io.Latent.Input("samples", tooltip="The latents."),
                 io.Vae.Input("vae", tooltip="The VAE of the model that made them."),
@@ -53,6 +54,7 @@ class VAEDecodeTiled(io.ComfyNode):
             display_name="VAE Decode (Tiled)",
             category="model/latent",
             description="Turns latents into pictures in tiles, which takes less memory.",
+            v1_form=True,
             inputs=[
                 io.Latent.Input("samples"),
                 io.Vae.Input("vae"),
@@ -126,6 +128,7 @@ class VAEEncode(io.ComfyNode):
             category="model/latent",
             description="Turns pictures into latents.",
             search_aliases=["encode", "encode image", "image to latent"],
+            v1_form=True,
             inputs=[io.Image.Input("pixels"), io.Vae.Input("vae")],
             outputs=[io.Latent.Output()],
         )
@@ -145,6 +148,7 @@ class VAEEncodeTiled(io.ComfyNode):
             display_name="VAE Encode (Tiled)",
             category="model/latent",
             description="Turns pictures into latents in tiles, which takes less memory.",
+            v1_form=True,
             inputs=[
                 io.Image.Input("pixels"),
                 io.Vae.Input("vae"),
@@ -216,6 +220,7 @@ class VAEEncodeForInpaint(io.ComfyNode):
             description=(
                 "Turns pictures into latents with what is masked taken out, for a model to paint there anew."
             ),
+            v1_form=True,
             inputs=[
                 io.Image.Input("pixels"),
                 io.Vae.Input("vae"),

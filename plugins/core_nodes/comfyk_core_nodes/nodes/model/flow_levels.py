@@ -48,6 +48,7 @@ class ModelSamplingSD3(io.ComfyNode):
             display_name="ModelSamplingSD3",
             category="model/patch/stable diffusion",
             description="The shift of the levels of noise of flow models, such as Stable Diffusion 3.",
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 _shift(3.0),
@@ -70,6 +71,7 @@ class ModelSamplingAuraFlow(io.ComfyNode):
             display_name="ModelSamplingAuraFlow",
             category="model/patch",
             description="The shift of the levels of noise of AuraFlow and its kin.",
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 _shift(1.73),
@@ -92,6 +94,7 @@ class ModelSamplingFlux(io.ComfyNode):
             display_name="ModelSamplingFlux",
             category="model/patch/flux",
             description="The shift of the levels of noise of Flux, by the size of the picture.",
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Float.Input(
@@ -141,6 +144,7 @@ class ModelNoiseScale(io.ComfyNode):
             display_name="ModelNoiseScale",
             category="model/patch",
             description="The scale of the noise that a flow model was trained with.",
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Float.Input(

@@ -159,6 +159,7 @@ class ModelSamplingStableCascade(io.ComfyNode):
             display_name="ModelSamplingStableCascade",
             category="model/patch/stable cascade",
             description="Levels of noise of Stable Cascade.",
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Float.Input(

@@ -209,6 +209,7 @@ class RescaleCFG(io.ComfyNode):
             description=(
                 "Keeps the contrast of the picture at high guidance scales (arXiv:2305.08891, section 3.4)."
             ),
+            v1_form=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Float.Input(

@@ -36,6 +36,7 @@ class CLIPTextEncode(PromptNode):
                 "text encoder",
                 "encode prompt",
             ],
+            v1_form=True,
             inputs=[
                 io.String.Input(
                     "text",
@@ -66,6 +67,7 @@ class CLIPSetLastLayer(io.ComfyNode):
             display_name="CLIP Set Last Layer",
             category="model/conditioning",
             description='Takes the output of an earlier layer of the text encoder ("clip skip").',
+            v1_form=True,
             inputs=[
                 io.Clip.Input("clip"),
                 io.Int.Input(
