@@ -15,6 +15,15 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+SHOW = """
+class Show:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING",)}})
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "run", "test", True
+    def run(self, text):
+        return {"ui": {"text": [text]}}
+NODE_CLASS_MAPPINGS = {"Show": Show}
+"""
+
 
 @asynccontextmanager
 async def process(base: Path, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -62,6 +71,42 @@ async def test_it_starts_runs_a_prompt_and_stops(tmp_path: Path) -> None:
                 assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
             assert ws.close_code == 1001
         assert await asyncio.wait_for(started.wait(), 10) == 0
+
+
+async def test_a_large_history_costs_its_reader_alone(tmp_path: Path) -> None:
+    """60 MB in 60 jobs, as large workflows make them: it is sent as it is read."""
+    workflow = {"nodes": ["x" * 1_000_000]}
+    (tmp_path / "custom_nodes").mkdir()
+    (tmp_path / "custom_nodes" / "show.py").write_text(SHOW)
+    (tmp_path / "comfyk.toml").write_text(
+        '[plugins]\ndisabled = ["core_nodes"]\n'
+    )  # whose torch takes memory too
+    async with (
+        process(tmp_path, "--port", "0") as started,
+        aiohttp.ClientSession(await url_of(started)) as client,
+    ):
+        async with client.ws_connect("/ws?clientId=me") as ws:
+            for number in range(60):
+                prompt = {"1": {"class_type": "Show", "inputs": {"text": str(number)}}}
+                extra = {"extra_pnginfo": {"workflow": workflow}}
+                body = {"prompt": prompt, "client_id": "me", "extra_data": extra}
+                async with client.post("/prompt", json=body) as response:
+                    assert response.status == 200, await response.text()
+                while json.loads((await ws.receive(30)).data)["type"] != "execution_success":
+                    pass
+        server = psutil.Process(started.pid)
+        before = peak = server.memory_info().rss
+        async with client.get("/history") as response:
+            assert response.status == 200 and response.content_type == "application/json"
+            pieces = []
+            async for piece in response.content.iter_chunked(100_000):
+                peak = max(peak, server.memory_info().rss)
+                pieces.append(piece)
+        history = json.loads(b"".join(pieces))
+        shown = [entry["outputs"]["1"]["text"] for entry in history.values()]
+        assert shown == [[str(number)] for number in range(60)]
+        assert sum(map(len, pieces)) > 60_000_000
+        assert peak - before < 35_000_000, f"it grew by {(peak - before) / 1e6:.0f} MB"
 
 
 async def test_a_port_in_use_is_no_traceback(tmp_path: Path) -> None:

@@ -141,7 +141,10 @@ async def test_history_pages(store, make_job, make_outcome):
         await run(store, make_job(job_id), make_outcome())
 
     async def page(limit=None, offset=None):
-        return "".join([job_id for job_id, _ in await store.history(limit, offset)])
+        whole = await store.history(limit, offset)
+        parts = [part async for part in store.history_parts(limit, offset)]
+        assert len(parts) == 1 and parts[0] == whole
+        return "".join([job_id for job_id, _ in whole])
 
     assert await page() == "cabed"
     assert await page(limit=2) == "ed"
@@ -152,6 +155,32 @@ async def test_history_pages(store, make_job, make_outcome):
     assert await page(limit=0) == ""
     assert await page(limit=-1) == ""
     assert await page(limit=2, offset=-1) == "ed"
+
+
+async def test_a_large_history_comes_in_parts(store, make_job, make_outcome):
+    sizes = {"a": 400_000, "b": 400_000, "c": 400_000, "d": 3_000_000, "e": 10}
+    for job_id, size in sizes.items():
+        user = "bob" if job_id == "b" else "ann"
+        outcome = make_outcome()
+        outcome.outputs = {"1": {"text": ["x" * size]}}
+        await run(store, make_job(job_id, user=user), outcome)
+    whole = await store.history()
+    assert len(whole) == 5
+
+    async def parts(**which):
+        return ["".join(job_id for job_id, _ in part) async for part in store.history_parts(**which)]
+
+    assert await parts() == ["ab", "c", "d", "e"]
+    assert [entry async for part in store.history_parts() for entry in part] == whole
+    assert await parts(user="ann") == ["ac", "d", "e"]
+    assert await parts(limit=3) == ["c", "d", "e"]
+    assert await parts(limit=2, offset=0) == ["ab"]
+    reading = store.history_parts()
+    assert [job_id for job_id, _ in await anext(reading)] == ["a", "b"]
+    await store.delete_history(["c"])
+    await run(store, make_job("late"), make_outcome())
+    rest = [job_id async for part in reading for job_id, _ in part]
+    assert rest == ["d", "e"]  # what was there at the beginning and still is
 
 
 async def test_the_oldest_history_beyond_the_limit_is_dropped(store, make_job, make_outcome):

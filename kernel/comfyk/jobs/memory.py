@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from comfyk.jobs.history import (
@@ -21,6 +21,9 @@ from comfyk.jobs.store import (
     JobSummary,
     UnknownJobError,
 )
+
+_PART = 1_000_000
+"""Bytes of history that are given at a time."""
 
 
 @dataclass(slots=True)
@@ -111,6 +114,20 @@ class MemoryJobStore:
         if offset is None or offset < 0:
             return entries if limit is None else entries[max(len(entries) - limit, 0) :]
         return entries[offset:] if limit is None else entries[offset : offset + limit]
+
+    async def history_parts(
+        self, limit: int | None = None, offset: int | None = None, user: str | None = None
+    ) -> AsyncIterator[list[tuple[str, bytes]]]:
+        part: list[tuple[str, bytes]] = []
+        room = _PART
+        for job_id, entry in await self.history(limit, offset, user):
+            if part and len(entry) > room:
+                yield part
+                part, room = [], _PART
+            if job_id in self._finished:
+                part.append((job_id, entry))
+            room -= len(entry)
+        yield part
 
     async def history_entry(self, job_id: str, user: str | None = None) -> bytes | None:
         kept = self._finished.get(job_id)

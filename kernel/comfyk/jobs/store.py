@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -128,6 +128,16 @@ class JobStore(Protocol):
         """Finished jobs, oldest first: (id, the JSON of its history entry, ready to send).
 
         `limit` without `offset` gives the newest; `offset` counts from the oldest.
+        """
+        ...
+
+    def history_parts(
+        self, limit: int | None = None, offset: int | None = None, user: str | None = None
+    ) -> AsyncIterator[Sequence[tuple[str, bytes]]]:
+        """The same in parts of about a megabyte (an entry is never cut), so that memory does not grow with the history.
+
+        The jobs are those that had ended at the beginning; one that is deleted meanwhile is left out. There is always
+        a first part, though it may be empty.
         """
         ...
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from comfyk.jobs import (
@@ -19,7 +20,7 @@ from comfyk.jobs import (
     UnknownJobError,
     finished_detail,
 )
-from sqlalchemy import Connection, Engine, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, delete, func, select, update
 from sqlalchemy.sql import Executable
 
 from comfyk_storage.change import Change
@@ -42,6 +43,9 @@ from comfyk_storage.schema import (
 from comfyk_storage.writer import Writer
 
 T = TypeVar("T")
+
+_PART = 1_000_000
+"""Bytes of history that are read at a time."""
 
 THIS = jobs.c.id == bindparam("job_id")
 _THIS_USER = jobs.c.user == bindparam("job_user")
@@ -185,6 +189,26 @@ class SqlJobStore:
 
         return await self._read(read)
 
+    async def history_parts(
+        self, limit: int | None = None, offset: int | None = None, user: str | None = None
+    ) -> AsyncIterator[list[tuple[str, bytes]]]:
+        which = ENDED if user is None else ENDED & (jobs.c.user == user)
+
+        def entries(connection: Connection, first: int, last: int) -> list[tuple[str, bytes]]:
+            query = _HISTORY.where(which, jobs.c.history_seq.between(first, last)).order_by(
+                jobs.c.history_seq
+            )
+            return [(job_id, entry) for job_id, entry in connection.execute(query)]
+
+        def begin(connection: Connection) -> tuple[list[tuple[str, bytes]], list[tuple[int, int]]]:
+            parts = _parts(connection, which, limit, offset)
+            return entries(connection, *parts[0]) if parts else [], parts[1:]
+
+        first_part, parts = await self._read(begin)
+        yield first_part
+        for first, last in parts:
+            yield await self._read(partial(entries, first=first, last=last))
+
     async def history_entry(self, job_id: str, user: str | None = None) -> bytes | None:
         recent = self._recent.get(job_id)
         if recent is not None and not self._closed:
@@ -249,6 +273,27 @@ def insert_unless_taken(dialect: str, **values: Any) -> Executable:
     from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
     return postgres_insert(jobs).inline().values(**values).on_conflict_do_nothing(index_elements=["id"])
+
+
+def _parts(
+    connection: Connection, which: ColumnElement[bool], limit: int | None, offset: int | None
+) -> list[tuple[int, int]]:
+    """The history in parts of about `_PART` bytes: the first and the last `history_seq` of each, oldest first."""
+    sizes = select(jobs.c.history_seq, func.length(jobs.c.entry)).where(which)
+    newest = limit is not None and (offset is None or offset < 0)
+    sizes = sizes.order_by(jobs.c.history_seq.desc() if newest else jobs.c.history_seq)
+    if limit is not None:
+        sizes = sizes.limit(max(limit, 0))
+    rows = connection.execute(sizes if newest else sizes.offset(max(offset or 0, 0))).all()
+    parts: list[tuple[int, int]] = []
+    room = 0
+    for seq, size in reversed(rows) if newest else rows:
+        if size > room:
+            parts.append((seq, seq))
+            room = _PART
+        parts[-1] = (parts[-1][0], seq)
+        room -= size
+    return parts
 
 
 def row_of(job: Job, started_at: int | None) -> dict[str, Any]:

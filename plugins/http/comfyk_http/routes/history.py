@@ -11,12 +11,16 @@ from comfyk.wire import dumps
 
 from comfyk_http.answer_descriptions import done, gives
 from comfyk_http.json_answers import json_bytes, success
-from comfyk_http.keys import APP
+from comfyk_http.keys import APP, SETTINGS
 from comfyk_http.requests import HistoryQuery, HistoryRequest, is_job_id
 
 
+def _members(entries: Iterable[tuple[str, bytes]]) -> bytes:
+    return b",".join([dumps(job_id) + b":" + entry for job_id, entry in entries])
+
+
 def _object(entries: Iterable[tuple[str, bytes]]) -> bytes:
-    return b"{" + b",".join([dumps(job_id) + b":" + entry for job_id, entry in entries]) + b"}"
+    return b"{" + _members(entries) + b"}"
 
 
 @operation(
@@ -26,10 +30,25 @@ def _object(entries: Iterable[tuple[str, bytes]]) -> bytes:
     user=True,
     answers={200: gives("Entries by prompt id", "History")},
 )
-async def get_history(request: web.Request, query: HistoryQuery) -> web.Response:
+async def get_history(request: web.Request, query: HistoryQuery) -> web.StreamResponse:
     """All entries by job id, oldest first; `max_items` alone gives the newest, `offset` counts from the oldest."""
-    entries = await request.app[APP].jobs.store.history(query.max_items, query.offset, scope_of(request))
-    return json_bytes(_object(entries))
+    store = request.app[APP].jobs.store
+    parts = store.history_parts(query.max_items, query.offset, scope_of(request))
+    first = await anext(parts)
+    second = await anext(parts, None)
+    if second is None:
+        return json_bytes(_object(first))
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    if request.app[SETTINGS].compress:
+        response.enable_compression()
+    await response.prepare(request)
+    await response.write(b"{" + _members(first))
+    while second is not None:
+        if second:
+            await response.write(b"," + _members(second))
+        second = await anext(parts, None)
+    await response.write(b"}")
+    return response
 
 
 @operation(
