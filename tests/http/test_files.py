@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from comfyk_http.forms import UPLOADS
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -38,6 +39,31 @@ async def test_a_photo_comes_back_as_it_was(server: Any) -> None:
         assert await response.read() == photo
     assert (await server.get("/view?filename=photo.jpg [input]"))[1] == photo
     assert (await server.get("/view?filename=photo.jpg"))[0] == 404
+
+
+async def test_what_is_arriving_is_bounded_on_the_disk(start: Any) -> None:
+    server = await start(max_upload_size_mb=4, max_arriving_mb=6)
+    half = asyncio.Event()
+
+    async def slowly() -> Any:
+        yield b"x" * 3_500_000
+        await half.wait()
+        yield b"y"
+
+    first = asyncio.create_task(server.request("POST", "/userdata/a.bin", data=slowly()))
+    arriving = server.http._runner.app[UPLOADS]
+    await server.until(lambda: arriving.bytes == 3_500_000)
+    for path in ("/userdata/b.bin", "/upload/image"):
+        form = aiohttp.FormData()
+        form.add_field("image", b"x" * 3_500_000, filename="b.bin")
+        status, answer = await server.request("POST", path, data=form)
+        assert (status, answer["error"]["type"]) == (503, "too_many_uploads")
+        assert "http.max_arriving_mb" in answer["error"]["details"]
+    assert (await server.request("POST", "/userdata/small.bin", data=b"x" * 1_000_000))[0] == 200
+    half.set()
+    assert (await first)[0] == 200
+    assert (await server.request("POST", "/userdata/b.bin", data=b"x" * 3_500_000))[0] == 200
+    assert not list(server.app.folders.base.rglob(".comfyk-upload-*"))
 
 
 async def test_fields_may_come_before_and_after_the_file(server: Any) -> None:

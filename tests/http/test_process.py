@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+from yarl import URL
 
 SHOW = """
 class Show:
@@ -119,6 +120,72 @@ async def test_a_port_in_use_is_no_traceback(tmp_path: Path) -> None:
     assert b"in use" in errors
     assert b"--port" in errors
     assert b"Traceback" not in errors
+
+
+async def test_nobody_forges_lines_of_the_log(tmp_path: Path) -> None:
+    forged = "%0d%0a12:00:00%20ERROR%20%20%20all%20is%20lost%1b%5b2J%e2%80%a8x%c2%9b1A"
+    prompt = {"1\n12:00:00 ERROR   x\x1b[2J": {"class_type": "No\r\n12:00:00 ERROR   y", "inputs": {}}}
+    async with process(tmp_path, "--port", "0", "--set", "plugins.disabled=core-nodes") as started:
+        url = await url_of(started)
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            f"GET /view{forged}?filename={forged} HTTP/1.1\r\nHost: evil{chr(0x9B)}.example\r\n"
+            "Connection: close\r\n\r\n".encode("latin-1")
+        )
+        assert b"403" in await reader.readline()
+        writer.close()
+        async with aiohttp.ClientSession(url) as client:
+            for path in (f"/view?filename={forged}", f"/userdata/{forged}", f"/object_info/{forged}"):
+                async with client.get(URL(url + path, encoded=True)) as response:
+                    assert response.status in (404, 409)
+            async with client.post(
+                "/prompt", json={"prompt": prompt, "client_id": "\r\n12:00:00"}
+            ) as response:
+                assert response.status == 400
+            async with client.ws_connect(URL(f"{url}/ws?clientId={forged}", encoded=True)) as ws:
+                await ws.send_str("not json")
+            async with client.get("/internal/logs") as response:
+                panel = await response.text()
+        started.send_signal(signal.SIGTERM)
+        out, errors = await asyncio.wait_for(started.communicate(), 30)
+    for line in (*(out + errors).decode().splitlines(), *panel.splitlines()):
+        assert line.isprintable(), line
+        assert "ERROR" not in line or "\\n12:00:00" in line or line.startswith("    | "), line
+    assert b"refused GET /view\\r\\n12:00:00 ERROR" in out + errors
+
+
+async def test_an_upload_that_a_crash_cut_off_leaves_nothing(tmp_path: Path) -> None:
+    for folder in ("input", "user/default"):
+        (tmp_path / folder).mkdir(parents=True)
+    options = ("--port", "0", "--set", "plugins.disabled=core-nodes")
+    async with process(tmp_path, *options) as started:
+        host, port = (await url_of(started)).removeprefix("http://").split(":")
+        for path, head in (
+            ("/userdata/x.bin", ""),
+            (
+                "/upload/image",
+                '--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n',
+            ),
+        ):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(
+                f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000000\r\n"
+                f"Content-Type: multipart/form-data; boundary=x\r\n\r\n{head}".encode()
+                + b"x" * 3_000_000
+            )
+            await writer.drain()
+        async with asyncio.timeout(20):
+            while sum(path.stat().st_size for path in tmp_path.rglob(".comfyk-upload-*")) < 4_000_000:
+                await asyncio.sleep(0.02)
+        started.kill()
+        await started.wait()
+    assert len(list(tmp_path.rglob(".comfyk-upload-*"))) == 2
+    async with process(tmp_path, *options) as started:
+        await url_of(started)
+        async with asyncio.timeout(20):
+            while list(tmp_path.rglob(".comfyk-upload-*")):
+                await asyncio.sleep(0.02)
 
 
 MB = 1024 * 1024

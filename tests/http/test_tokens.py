@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from comfyk_http.settings import HttpSettings, token_needed
 from comfyk_http.tokens import FILE, TokenError, Tokens
+from comfyk_http.users import Users
 
 TLS = Path(__file__).with_name("tls")
 
@@ -107,6 +108,51 @@ async def test_a_websocket_may_have_it_in_its_address(start: Any) -> None:
         await server.client.ws_connect("/ws?token=wrong")
 
 
+async def test_a_revoked_token_closes_the_websockets_that_it_opened(start: Any, monkeypatch: Any) -> None:
+    server = await start(require_token="always", websocket_timeout=2)
+    tokens = Tokens(server.app.folders.user)
+    one, two = tokens.create("one"), tokens.create("two")
+    async with (
+        server.client.ws_connect(f"/ws?token={one}") as gone,
+        server.client.ws_connect("/ws", headers={"Cookie": f"comfyk_token={one}"}) as gone_too,
+        server.client.ws_connect("/ws", headers={"Authorization": f"Bearer {two}"}) as stays,
+    ):
+        for ws in (gone, gone_too, stays):
+            await ws.receive_json()
+        tokens.revoke("one")
+        for ws in (gone, gone_too):
+            assert (await ws.receive(10)).type is aiohttp.WSMsgType.CLOSE
+            assert ws.close_code == 1008
+        await stays.send_json({"type": "feature_flags", "data": {}})
+        assert (await stays.receive_json(timeout=10))["type"] == "feature_flags"
+
+
+async def test_a_token_may_belong_to_a_user(start: Any) -> None:
+    server = await start(require_token="always", multi_user=True)
+    tokens = Tokens(server.app.folders.user)
+    admin = {"Authorization": f"Bearer {tokens.create('admin')}"}
+    ann, ben = [
+        (await server.post("/users", {"username": name}, headers=admin))[1] for name in ("ann", "ben")
+    ]
+    hers = {"Authorization": f"Bearer {tokens.create('hers', ann)}"}
+    _, answer = await server.post("/prompt", {"prompt": server.show()}, headers=hers)
+    assert (await server.until_ended(answer["prompt_id"], headers=hers))["status"]["status_str"] == "success"
+    assert list((await server.get("/history", headers={**admin, "Comfy-User": ann}))[1]) == [
+        answer["prompt_id"]
+    ]
+    assert (await server.get("/history", headers={**hers, "Comfy-User": ann}))[0] == 200
+    for path in ("/history", "/settings", "/object_info"):
+        status, refused = await server.get(path, headers={**hers, "Comfy-User": ben})
+        assert (status, refused["error"]["type"]) == (403, "not_your_user")
+    assert (await server.get("/history", headers={**hers, "Comfy-User": "nobody"}))[0] == 403
+    # So a browser's WebSocket is somebody's too.
+    async with server.client.ws_connect("/ws?clientId=x", headers=hers) as ws:
+        await ws.receive_json()
+        with pytest.raises(aiohttp.WSServerHandshakeError) as taken:
+            await server.client.ws_connect("/ws?clientId=x", headers=admin)
+        assert taken.value.status == 409
+
+
 async def test_beyond_loopback_it_is_asked_for(start: Any, caplog: Any) -> None:
     server = await start(listen="0.0.0.0")
     assert (await server.get("/prompt"))[0] == 401
@@ -135,6 +181,11 @@ def test_the_commands(tmp_path: Path) -> None:
     failed = comfyk("revoke", "laptop")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert not Tokens(tmp_path / "user").accepts(secret)
+    id = Users(tmp_path / "user", multi_user=True).add("ann")
+    comfyk("create", "hers", "--user", "ann")
+    assert [token.user for token in Tokens(tmp_path / "user").all()] == [id]
+    assert id in comfyk("list").stdout
+    assert "'ann'" in comfyk("create", "his", "--user", "ben").stderr
 
 
 async def test_tls(start: Any) -> None:

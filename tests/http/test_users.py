@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 from comfyk_http import user_settings
 from comfyk_http.users import UnknownUserError, UserError, Users
@@ -52,6 +53,76 @@ async def test_nobody_else_gets_in(start: Any, user: str) -> None:
     (server.app.folders.user / "users.json").write_text(json.dumps({"__system": "x", "..": "y", ".": "z"}))
     for method, path in (("GET", "/settings"), ("GET", "/v2/userdata"), ("POST", "/userdata/a.json")):
         assert (await server.request(method, path, headers={"Comfy-User": user}))[0] == 401
+
+
+async def test_an_unknown_user_gets_nothing_anywhere(start: Any) -> None:
+    server = await start(multi_user=True)
+    _, ann = await server.post("/users", {"username": "ann"})
+    for user in ("nobody", "default", "__system", f"{ann}x"):
+        headers = {"Comfy-User": user}
+        for method, path, body in (
+            ("POST", "/prompt", {"prompt": server.show()}),
+            ("GET", "/prompt", None),
+            ("GET", "/queue", None),
+            ("POST", "/queue", {"clear": True}),
+            ("POST", "/interrupt", {}),
+            ("GET", "/history", None),
+            ("GET", "/jobs", None),
+            ("GET", "/tasks", None),
+            ("GET", "/settings", None),
+            ("GET", "/v2/userdata", None),
+            ("GET", "/api/object_info", None),
+            ("GET", "/users", None),
+            ("GET", "/nothing", None),
+            ("GET", "/ws", None),
+        ):
+            options = {} if body is None else {"json": body}
+            status, answer = await server.request(method, path, headers=headers, **options)
+            assert (status, "Unknown user" in json.dumps(answer)) == (401, True), (user, method, path)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await server.client.ws_connect("/ws", headers=headers)
+        assert refused.value.status == 401
+    # Nobody in particular: what belongs to a user needs to know whose it is, the rest does not.
+    assert (await server.post("/prompt", {"prompt": server.show()}))[0] == 401
+    assert (await server.get("/object_info"))[0] == (await server.get("/users"))[0] == 200
+    assert (await server.post("/prompt", {"prompt": server.show()}, headers={"Comfy-User": ann}))[0] == 200
+    assert (await server.get("/users", headers={"Comfy-User": ""}))[
+        0
+    ] == 200  # the web UI, before one is chosen
+
+
+async def test_a_client_id_in_use_is_nobody_elses(start: Any) -> None:
+    server = await start(multi_user=True)
+    ann, ben = [
+        {"Comfy-User": (await server.post("/users", {"username": name}))[1]} for name in ("ann", "ben")
+    ]
+    connect = server.client.ws_connect
+    async with connect("/ws?clientId=x", headers=ann) as ws:
+        await ws.receive_json()
+        for headers in (ben, {}):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await connect("/ws?clientId=x", headers=headers)
+            assert refused.value.status == 409
+        asked = {"prompt": server.show(), "client_id": "x"}
+        status, answer = await server.post("/prompt", asked, headers=ben)
+        assert (status, answer["error"]["type"]) == (409, "client_id_in_use")
+        async with connect("/ws?clientId=x", headers=ann) as again:  # the same user, connecting again
+            await again.receive_json()
+            assert (await server.post("/prompt", asked, headers=ann))[0] == 200
+            async with asyncio.timeout(10):
+                while (await again.receive_json())["type"] != "execution_success":
+                    pass
+    await server.until(lambda: len(server.http.hub) == 0)
+    # A browser cannot say in its WebSocket whose it is: the first prompt tells.
+    async with connect("/ws?clientId=y") as ws:
+        await ws.receive_json()
+        asked = {"prompt": server.show(2), "client_id": "y"}
+        assert (await server.post("/prompt", asked, headers=ann))[0] == 200
+        assert (await server.post("/prompt", asked, headers=ben))[0] == 409
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await connect("/ws?clientId=y", headers=ben)
+        async with connect("/ws?clientId=y") as again:  # its reload
+            await again.receive_json()
 
 
 @pytest.mark.parametrize("name", ["", "  ", "__x", " __x", "x" * 101, "a\nb"])
@@ -127,6 +198,53 @@ async def test_a_file_is_written_read_moved_and_deleted(server: Any) -> None:
     assert await server.request("DELETE", file(server, "new/place.json")) == (204, b"")
     assert (await server.request("DELETE", file(server, "new/place.json")))[0] == 404
     assert (await server.request("POST", URL(address, encoded=True)))[0] == 404
+
+
+async def test_a_slash_is_as_good_as_its_code(server: Any) -> None:
+    """Proxies decode `%2F`."""
+    for prefix in ("", "/api"):
+        path = f"{prefix}/userdata/workflows/sub/a b.json"
+        assert await server.request("POST", f"{path}?overwrite=false", data=b"1") == (
+            200,
+            "workflows/sub/a b.json",
+        )
+        assert (await server.request("POST", f"{path}?overwrite=false", data=b"two"))[0] == 409
+        assert (await server.get(path)) == (await server.get(file(server, "workflows/sub/a b.json")))
+        status, moved = await server.request("POST", f"{path}/move/workflows/move/b.json?full_info=true")
+        assert (status, moved["path"]) == (200, "workflows/move/b.json")
+        status, moved = await server.request(
+            "POST", f"{prefix}/userdata/workflows/move/b.json/move/workflows/c.json"
+        )
+        assert (status, moved) == (200, "workflows/c.json")
+        assert (await server.request("DELETE", f"{prefix}/userdata/workflows/c.json"))[0] == 204
+        for gone in (path, f"{prefix}/userdata/workflows/c.json"):
+            assert (await server.get(gone))[0] == (await server.request("DELETE", gone))[0] == 404
+            assert (await server.request("POST", f"{gone}/move/x/y.json"))[0] == 404
+        for outside in ("../../secret.txt", "/etc/passwd", "a/../../b"):
+            assert (await server.get(URL(f"{server.url}{prefix}/userdata/{outside}", encoded=True)))[0] in (
+                403,
+                404,
+            )
+
+
+async def test_a_disk_that_is_full_is_told(server: Any, monkeypatch: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device", str(server.app.folders.user / "default/x"))
+
+    monkeypatch.setattr("comfyk.atomic.os.replace", full)
+    monkeypatch.setattr("comfyk.api.received.os.link", full)
+    monkeypatch.setattr("comfyk.api.received.Path.replace", full)
+    for method, path, body in (
+        ("POST", "/settings", b'{"a": 1}'),
+        ("POST", "/settings/a", b"1"),
+        ("POST", "/userdata/x.json", b"{}"),
+    ):
+        status, answer = await server.request(method, path, data=body)
+        assert (status, answer["error"]["type"]) == (507, "disk_full"), path
+        assert str(server.app.folders.base) not in json.dumps(answer)
+    assert (await server.upload(b"x", "x.png"))[0] == 507
+    assert not list(server.app.folders.base.rglob(".comfyk-upload-*"))
+    assert not [path for path in server.app.folders.user.rglob(".*") if path.is_file()]
 
 
 async def test_listing(server: Any) -> None:

@@ -74,16 +74,35 @@ async def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
     assert not (folder / "missing.bin").exists()
 
 
-def test_leftovers_of_a_killed_server_are_removed(tmp_path: Path) -> None:
+async def test_leftovers_of_a_killed_server_are_removed_and_what_arrives_is_not(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    folders.create()
+    for path in (folders.input / ".comfyk-upload-left", folders.input / "picture.png"):
+        path.write_bytes(b"")
+    with ReceivedFile(folders.input) as arriving, await received(folders.input) as arrived:
+        remove_leftovers(folders)
+        names = {path.name for path in folders.input.iterdir()}
+        assert names == {"picture.png", arriving.path.name, arrived.path.name}
+        assert arrived.place(folders.output, "", "x.bin", overwrite=False) == "x.bin"
+    remove_leftovers(folders)
+    assert [path.name for path in folders.input.iterdir()] == ["picture.png"]
+    assert (folders.output / "x.bin").read_bytes() == b"data"
+
+
+def test_without_locks_a_leftover_is_told_by_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("comfyk.api.received.try_lock", no_locks)
     folders = Folders(tmp_path)
     folders.create()
     old, new = folders.input / ".comfyk-upload-old", folders.input / ".comfyk-upload-new"
-    for path in (old, new, folders.input / "picture.png"):
+    for path in (old, new):
         path.write_bytes(b"")
-        age = time.time() - (2 * 86400 if path is not new else 0)
+        age = time.time() - (2 * 86400 if path is old else 0)
         os.utime(path, (age, age))
     remove_leftovers(folders)
-    assert sorted(path.name for path in folders.input.iterdir()) == [".comfyk-upload-new", "picture.png"]
+    assert [path.name for path in folders.input.iterdir()] == [".comfyk-upload-new"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")

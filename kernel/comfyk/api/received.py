@@ -12,6 +12,7 @@ import filecmp
 import logging
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections import deque
@@ -23,6 +24,7 @@ from typing import BinaryIO, Generic, TypeVar
 
 from comfyk.folders import Folders, resolve_inside
 from comfyk.generation import FOLDER as GENERATIONS
+from comfyk.locks import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +46,26 @@ def is_leftover(name: str) -> bool:
 def remove_leftovers(folders: Folders) -> None:
     """Remove what uploads left behind, in whatever subfolder, when the server was killed.
 
+    A file that is arriving is locked by whoever receives it, which may be another server with the same folders. Where
+    files cannot be locked, one that nothing was added to for a day goes.
+
     Links are not followed; in folders of hundreds of thousands of files not all subfolders are looked at. Blocks.
     """
     packages = folders.user / GENERATIONS
     for root in (folders.input, folders.output, folders.temp, folders.user):
         for entry in _files_below(root, packages):
             with suppress(OSError):
-                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_AGE:
+                if _is_left(entry.path):
                     os.unlink(entry.path)
                     log.info("removed %s, left by an unfinished upload", entry.path)
+
+
+def _is_left(path: str) -> bool:
+    with open(path, "rb") as file:
+        try:
+            return try_lock(file.fileno())
+        except OSError:
+            return time.time() - os.fstat(file.fileno()).st_mtime > _LEFTOVER_AGE
 
 
 def _files_below(root: Path, but: Path) -> Iterator[os.DirEntry[str]]:
@@ -80,8 +93,9 @@ class ReceivedFile:
         self.size = 0
         """Bytes."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
-        self._file: BinaryIO = open(self.path, "xb")  # noqa: SIM115
+        self.path, self._file = _new_file(folder)
+        self._held: int | None = None
+        """A descriptor that keeps the file locked once it is written."""
         self._pieces: list[bytes] = []
         self._length = 0
 
@@ -90,6 +104,7 @@ class ReceivedFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._let_go()
         self.path.unlink(missing_ok=True)
 
     async def write(self, data: bytes) -> None:
@@ -103,7 +118,14 @@ class ReceivedFile:
     def finish(self) -> None:
         """All has come; `path` can be read from now on. Raises OSError."""
         self._write_out()
+        if sys.platform != "win32":  # which moves no file that is open
+            self._held = os.dup(self._file.fileno())
         self._file.close()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _write_out(self) -> None:
         self._file.writelines(self._pieces)
@@ -154,9 +176,30 @@ class ReceivedFile:
         near = folder / self.path.name
         far, self.path = self.path, near
         try:
-            shutil.copyfile(far, near)
+            self._let_go()
+            with open(near, "xb") as copy, far.open("rb") as source:
+                _lock(copy)
+                shutil.copyfileobj(source, copy, _PIECE)
+                if sys.platform != "win32":
+                    self._held = os.dup(copy.fileno())
         finally:
             far.unlink(missing_ok=True)
+
+
+def _new_file(folder: Path) -> tuple[Path, BinaryIO]:
+    """A hidden file, locked, so that no other server of these folders takes it for a leftover."""
+    while True:
+        path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
+        file = open(path, "xb")  # noqa: SIM115
+        _lock(file)
+        if path.exists():  # another server may have removed it just before it was locked
+            return path, file
+        file.close()
+
+
+def _lock(file: BinaryIO) -> None:
+    with suppress(OSError):  # some file systems cannot: there a leftover is told by its age
+        try_lock(file.fileno())
 
 
 def claim(source: Path, target: Path) -> bool:

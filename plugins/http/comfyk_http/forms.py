@@ -27,6 +27,49 @@ _MOST_FIELDS = 100
 _NOT_A_NAME = (errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
+class Uploads:
+    """What is arriving at one server: all that is not yet whole lies on its disk."""
+
+    def __init__(self, most: int) -> None:
+        """`most` is how many bytes may."""
+        self.most = most
+        self.bytes = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """The part of one request, which ends with it."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self.bytes -= share.bytes
+
+
+UPLOADS = web.AppKey("uploads", Uploads)
+
+
+@dataclass(slots=True)
+class Share:
+    """How much of what is arriving is of one request."""
+
+    uploads: Uploads
+    bytes: int = 0
+
+    def add(self, length: int) -> None:
+        """Raises ApiError (503) when more is arriving than may. A single upload always may."""
+        uploads = self.uploads
+        if uploads.bytes + length > uploads.most and uploads.bytes > self.bytes:
+            raise ApiError(
+                503,
+                "too_many_uploads",
+                f"Uploads of {uploads.bytes / 1024 / 1024:.0f} MB are arriving, and no more is taken at once.",
+                "Try again when they have ended. http.max_arriving_mb is the limit.",
+                headers={"Retry-After": "10"},
+            )
+        uploads.bytes += length
+        self.bytes += length
+
+
 @asynccontextmanager
 async def form_of(
     request: web.Request, model: type[M], files: Collection[str], folder: Path, watch: Watch | None
@@ -37,7 +80,8 @@ async def form_of(
     if (request.content_length or 0) > request.client_max_size:
         raise too_large(request)
     with _errors_of(next(iter(files), "")), ExitStack() as stack:
-        arriving = _Arriving(request, files, folder, watch, stack)
+        share = stack.enter_context(request.app[UPLOADS].share())
+        arriving = _Arriving(request, files, folder, watch, stack, share)
         try:
             await arriving.read()
         except (BadHttpMessage, ValueError, AssertionError, EOFError, LookupError, RuntimeError) as error:
@@ -62,8 +106,13 @@ async def file_of(request: web.Request, folder: Path, watch: Watch | None) -> As
     left = request.client_max_size
     if (request.content_length or 0) > left:
         raise too_large(request)
-    with _errors_of(""), await asyncio.to_thread(ReceivedFile, folder) as file:
+    with (
+        _errors_of(""),
+        request.app[UPLOADS].share() as share,
+        await asyncio.to_thread(ReceivedFile, folder) as file,
+    ):
         async for data in request.content.iter_chunked(_PIECE):
+            share.add(len(data))
             left -= len(data)
             if left < 0:
                 raise too_large(request)
@@ -96,6 +145,7 @@ class _Arriving:
     folder: Path
     watch: Watch | None
     stack: ExitStack
+    share: Share
     files: dict[str, ReceivedFile] = field(default_factory=dict)
     fields: dict[str, str] = field(default_factory=dict)
     _left: int = 0
@@ -128,6 +178,7 @@ class _Arriving:
     async def _read_file(self, part: BodyPartReader, name: str, filename: str) -> None:
         file = self.stack.enter_context(await asyncio.to_thread(ReceivedFile, self.folder, filename))
         async for data in self._pieces(part):
+            self.share.add(len(data))
             if self.watch is not None:
                 self.watch(name, data)
             await file.write(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from aiohttp import web
 from comfyk_http.connections import Connection
 from comfyk_http.machine_memory import memory_limit
 from comfyk_http.pictures import ClientLeft, PictureError, Source, cost_of
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -90,8 +93,6 @@ class PicturePool:
                 self._done(mine)
         except ClientLeft:
             raise ConnectionResetError("the client has left") from None
-        except MemoryError:
-            raise PictureError("the picture is too large for the memory of this server") from None
         finally:
             source.left = True  # whatever still runs is of no use
             stay()
@@ -113,9 +114,18 @@ class PicturePool:
     def _work(self, work: Callable[[Source, int], T], source: Source, mine: _Waiting) -> T:
         try:
             return work(source, self._most)
+        except ClientLeft:
+            problem: Exception = ClientLeft()
+        except MemoryError:
+            problem = PictureError("the picture is too large for the memory of this server")
+        except PictureError as error:
+            log.debug("a picture cannot be shown: %s", error.__cause__ or error)
+            problem = PictureError(str(error))
         finally:
+            # Here nothing refers to the picture any more, not even the frames of an error.
             if mine.is_large:
                 give_memory_back()
+        raise problem
 
     async def _wait(self, mine: _Waiting) -> None:
         if not self._fits(mine) or self._queue:

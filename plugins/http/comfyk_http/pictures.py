@@ -92,7 +92,7 @@ def _decoded(image: Image, source: Source) -> Image:
 
     image.load()
     source.check()
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     if image.mode in ("RGB", "RGBA", "L"):
@@ -130,7 +130,7 @@ def preview(source: Source, memory: int, preview: str, channel: str) -> tuple[by
     options: dict[str, object] = {"quality": max(1, min(quality, 100))}
     with _opened(source) as opened:
         image = _fitted(opened, source, memory, _WEBP_LIMIT if format == "webp" else None)
-        if format == "jpeg" or channel == "rgb":
+        if image.mode != "RGB" and (format == "jpeg" or channel == "rgb"):
             image = image.convert("RGB")
         if format == "webp" and image.width * image.height > _MANY_PIXELS:
             options["method"] = 1
@@ -148,7 +148,7 @@ def channel(source: Source, memory: int, channel: str) -> tuple[bytes, str]:
         _refuse_beyond(memory, opened)
         image = _decoded(opened, source)
         if channel == "rgb":
-            return _saved(image.convert("RGB"), "PNG"), "image/png"
+            return _saved(image if image.mode == "RGB" else image.convert("RGB"), "PNG"), "image/png"
         alpha = image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
         shown = Image.new("RGBA", image.size)
         shown.putalpha(alpha)

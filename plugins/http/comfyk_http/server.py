@@ -18,6 +18,7 @@ from comfyk_http.authentication import authentication
 from comfyk_http.compression import compress
 from comfyk_http.connections import Connection, Connections
 from comfyk_http.errors import errors_as_json
+from comfyk_http.forms import UPLOADS, Uploads
 from comfyk_http.hub import Hub
 from comfyk_http.keys import APP, CONNECTIONS, HUB, LOG_FEED, PICTURES, ROUTES, SETTINGS, STARTED, USERS
 from comfyk_http.listening import Listener, bind
@@ -167,6 +168,7 @@ def build_application(
     application[SOCKETS] = set()
     application[COMPRESSED] = {}
     application[PICTURES] = pictures = PicturePool(settings.picture_memory_mb)
+    application[UPLOADS] = Uploads(settings.max_arriving)
     application[USERS] = users
     serve_requests(application, services)
     application[LOG_FEED] = feed = LogFeed(app, hub)

@@ -41,6 +41,9 @@ class HttpSettings(Section):
     usual one; `*` is any."""
     max_upload_size_mb: Annotated[float, Option("--max-upload-size", metavar="MB")] = Field(default=100, gt=0)
     """The largest request body, in megabytes."""
+    max_arriving_mb: float | None = Field(default=None, gt=0)
+    """How much of uploads that have yet to come whole may lie on the disk, in megabytes; by default ten times
+    `max_upload_size_mb`."""
     max_json_values: int = Field(default=1_000_000, ge=1000)
     """How many values (numbers, strings, lists, objects) a JSON body may hold, in all its levels together."""
     picture_memory_mb: float | None = Field(default=None, gt=0)
@@ -109,6 +112,12 @@ class HttpSettings(Section):
     def max_upload_size(self) -> int:
         """In bytes."""
         return round(self.max_upload_size_mb * 1024 * 1024)
+
+    @property
+    def max_arriving(self) -> int:
+        """In bytes."""
+        most = self.max_arriving_mb
+        return 10 * self.max_upload_size if most is None else round(most * 1024 * 1024)
 
 
 def token_needed(settings: HttpSettings) -> bool:

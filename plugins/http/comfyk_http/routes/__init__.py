@@ -74,6 +74,11 @@ def all_routes() -> list[web.RouteDef]:
         web.post("/userdata/{file}", userdata.write_file),
         web.delete("/userdata/{file}", userdata.delete_file),
         web.post("/userdata/{file}/move/{dest}", userdata.move_file),
+        # The same where a proxy has decoded the `%2F` between folders.
+        web.get("/userdata/{file:.+}", userdata.get_file),
+        web.post("/userdata/{file:.+?}/move/{dest:.+}", userdata.move_file),
+        web.post("/userdata/{file:.+}", userdata.write_file),
+        web.delete("/userdata/{file:.+}", userdata.delete_file),
         web.get("/settings", settings.get_settings),
         web.post("/settings", settings.update_settings),
         web.get("/settings/{id}", settings.get_setting),

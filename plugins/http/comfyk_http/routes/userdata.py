@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -168,11 +168,28 @@ async def delete_file(request: web.Request) -> web.Response:
 async def move_file(request: web.Request, query: WriteQuery) -> web.Response:
     """Directories are made as needed."""
     files = await _files(request)
-    source, target = request.match_info["file"], request.match_info["dest"]
+    source, target = await asyncio.to_thread(_parts, files, request.match_info)
     await _run(files.locate, source)
     with _errors(), _storing("dest"):
         path = await asyncio.to_thread(files.move, source, target, overwrite=query.overwrite)
     return await _stored(files, path, query)
+
+
+def _parts(files: UserData, path: Mapping[str, str]) -> tuple[str, str]:
+    """What is moved, and where to: of several `/move/` in a path the first behind a file that is there counts."""
+    whole = [path["file"], *path["dest"].split("/move/")]
+    found = []
+    for count in range(1, len(whole)):
+        source, target = "/move/".join(whole[:count]), "/move/".join(whole[count:])
+        try:
+            place = files.locate(source)
+            if place.is_file():
+                return source, target
+            if place.exists():
+                found.append((source, target))
+        except (PathOutsideError, OSError):
+            continue
+    return found[0] if found else (path["file"], path["dest"])
 
 
 async def _stored(files: UserData, path: Path, query: WriteQuery) -> web.Response:
