@@ -303,6 +303,8 @@ class PreviewImage:
     data: bytes
     format: str
     """`JPEG` or `PNG`."""
+    is_result: bool = False
+    """It is no sketch of what is to come but a result: each is sent, also to a client that has fallen behind."""
 
 
 @dataclass(slots=True, kw_only=True)

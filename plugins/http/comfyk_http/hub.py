@@ -169,7 +169,7 @@ def _newest(event: Event) -> Hashable | None:
         case Progress() | ProgressText():
             return event.type, event.job_id, event.node
         case Preview():
-            return event.type, event.job_id, event.node.node_id
+            return None if event.image.is_result else (event.type, event.job_id, event.node.node_id)
         case ProgressState():
             return event.type, event.job_id
         case QueueChanged():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from comfyk_core_nodes.images.save import is_keyword
+from comfyk_core_nodes.images.still import exif_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
 WEBP_METHODS = {"default": 4, "fastest": 0, "slowest": 6}
 """How hard libwebp tries, 0 to 6."""
 _WEBP_LONGEST_SIDE = 16383
-
-# Where ComfyUI looks for them in a WebP file: the prompt in the tag of the camera's model, the rest in that of its
-# maker and in those that count down from there.
-_PROMPT_TAG = 0x0110
-_FIRST_EXTRA_TAG = 0x010F
 
 
 def _duration(fps: float) -> int:
@@ -49,23 +45,8 @@ def write_webp(
         )
     first.save(
         file, "WEBP", save_all=True, append_images=rest, duration=_duration(fps), lossless=lossless,
-        quality=quality, method=method, exif=_exif(metadata or {}),
+        quality=quality, method=method, exif=exif_of(metadata or {}),
     )  # fmt: skip
-
-
-def _exif(metadata: Mapping[str, Any]) -> Image.Exif:
-    from PIL import Image
-
-    exif = Image.Exif()
-    tag = _FIRST_EXTRA_TAG
-    for key, value in metadata.items():
-        text = f"{key}:{json.dumps(value)}"
-        if key == "prompt":
-            exif[_PROMPT_TAG] = text
-        elif tag > 0:
-            exif[tag] = text
-            tag -= 1
-    return exif
 
 
 def write_apng(

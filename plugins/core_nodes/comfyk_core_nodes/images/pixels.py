@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from comfyk_core_nodes.images.not_finite import SAVED_ADVICE, warn_of_nan
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
@@ -14,6 +16,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
     """`[B, H, W, C]` floats in 0..1 as bytes; fractions are cut off, not rounded, as in ComfyUI's files."""
     import torch
 
+    warn_of_nan(images, "the picture", SAVED_ADVICE)
     return images.detach().float().mul(255).clamp_(0, 255).to(torch.uint8).cpu().numpy()
 
 

@@ -83,4 +83,6 @@ class BrownianTreeNoiseSampler:
         increments = [cast("Tensor", tree(low, high)) for tree in self._trees]
         increment = torch.stack(increments) if self._batched else increments[0]
         sigma = torch.as_tensor(sigma)
+        if low == high:  # nowhere to go: 0 / 0 is no noise
+            return torch.zeros_like(increment, device=sigma.device, dtype=sigma.dtype)
         return increment.to(sigma.device, sigma.dtype) * sign / (t_next - t).abs().sqrt().to(sigma.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from comfyk_core_nodes.devices.device import intermediate_device
 from comfyk_core_nodes.images.batch import repeat_to_batch
+from comfyk_core_nodes.images.not_finite import LATENT_ADVICE, warn_of_nan
 from comfyk_core_nodes.sampling.conditioning import Conditioning
 from comfyk_core_nodes.sampling.guidance import CFGGuider, Sampler, StepCallback
 from comfyk_core_nodes.sampling.inpaint import MaskedModel
@@ -159,7 +160,8 @@ def sample_custom(
 
 
 def to_intermediate(samples: Tensor) -> Tensor:
-    """A latent where, and as what, it is between nodes."""
+    """A latent where, and as what, it is between nodes. One that holds NaN is told of."""
+    warn_of_nan(samples, "the latent", LATENT_ADVICE)
     return samples.to(intermediate_device(), intermediate_dtype())
 
 

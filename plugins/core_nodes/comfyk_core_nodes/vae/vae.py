@@ -19,6 +19,7 @@ from comfyk_core_nodes.devices.device import (
     vae_offload_device,
 )
 from comfyk_core_nodes.devices.exhausted import exhausted
+from comfyk_core_nodes.images.not_finite import PICTURE_ADVICE, warn_of_nan
 from comfyk_core_nodes.images.overlapping_tiles import count_tiles, tiled_scale
 from comfyk_core_nodes.memory.freeing import free_memory
 from comfyk_core_nodes.memory.managed import managed
@@ -139,6 +140,7 @@ class VAE:
             log.warning("Out of memory while decoding the picture; it is decoded again in tiles")
             _make_room()
             return self.decode_tiled(samples_in)
+        warn_of_nan(pixels, "the picture", PICTURE_ADVICE)
         return pixels.movedim(1, -1)
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
@@ -172,6 +174,7 @@ class VAE:
         pixels = self._tiled(
             samples, self._decode_raw, tiles, overlap, self.upscale_ratio, self.output_channels
         )
+        warn_of_nan(pixels, "the picture", PICTURE_ADVICE)
         return _to_picture(pixels).to(intermediate_dtype()).movedim(1, -1)
 
     def encode_tiled(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from comfyk import current_app, io
+from comfyk import current_app, io, progress
+from comfyk.events import PreviewImage as PreviewImageEvent
 from comfyk.ui import SavedImages, SavedResult
 
 from comfyk_core_nodes.images.filename import SaveError, Target, find_target, next_counter, resolve_prefix
 from comfyk_core_nodes.images.metadata_settings import metadata_settings
+from comfyk_core_nodes.images.pixels import to_bytes, to_picture
 from comfyk_core_nodes.images.save import save_pngs
 
 if TYPE_CHECKING:
@@ -145,4 +149,38 @@ class PreviewImage(io.ComfyNode):
         return io.NodeOutput(images, ui=show(images, cls.hidden))
 
 
-NODES = (SaveImage, PreviewImage)
+class SaveImageWebsocket(io.ComfyNode):
+    """Sends each of `[B, H, W, C]` as a PNG over the WebSocket, and keeps none."""
+
+    RELATIVE_PYTHON_MODULE = "custom_nodes.websocket_image_save"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveImageWebsocket",
+            display_name="SaveImageWebsocket",
+            category="api/image",
+            description="Sends the pictures to the client that posted the prompt, without a file.",
+            search_aliases=["send image", "websocket image"],
+            v1_form=True,
+            is_output_node=True,
+            inputs=[io.Image.Input("images")],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor) -> io.NodeOutput:
+        pictures = to_bytes(images)
+        for number, pixels in enumerate(pictures):
+            buffer = BytesIO()
+            to_picture(pixels).save(buffer, "PNG", compress_level=1)
+            progress(number, len(pictures), PreviewImageEvent(buffer.getvalue(), "PNG", is_result=True))
+        return io.NodeOutput()
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        """Never the same: what was sent once is nowhere."""
+        return math.nan
+
+
+NODES = (SaveImage, PreviewImage, SaveImageWebsocket)

@@ -12,6 +12,7 @@ from comfyk_core_nodes.images import deep
 from comfyk_core_nodes.images.animation import WEBP_METHODS, write_apng, write_webp
 from comfyk_core_nodes.images.pixels import to_bytes, to_picture
 from comfyk_core_nodes.images.save import save_file, save_pngs
+from comfyk_core_nodes.images.still import EXTENSIONS, write_still
 from comfyk_core_nodes.images.svg import with_metadata
 from comfyk_core_nodes.nodes.image.save import PREFIX_TOOLTIP, SavingNode, destination, results
 
@@ -187,6 +188,69 @@ class SaveImageAdvanced(SavingNode):
         return io.NodeOutput(images, ui=SavedImages(results(names, target, folder)))
 
 
+class SaveImageAs(SavingNode):
+    """Writes each of `[B, H, W, C]` as PNG, JPEG, WebP or AVIF, and hands the pictures on. comfyk's own."""
+
+    RELATIVE_PYTHON_MODULE = "nodes"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def quality(default: int, tooltip: str = "More is better and larger.") -> io.Int.Input:
+            return io.Int.Input("quality", default=default, min=1, max=100, tooltip=tooltip)
+
+        options = (
+            io.DynamicCombo.Option(
+                "png", [io.Int.Input("compress_level", default=4, min=0, max=9, advanced=True)]
+            ),
+            io.DynamicCombo.Option(
+                "jpeg", [quality(90), io.Boolean.Input("progressive", default=False, advanced=True)]
+            ),
+            io.DynamicCombo.Option(
+                "webp",
+                [quality(90), io.Boolean.Input("lossless", default=False, tooltip="As it is, bit for bit.")],
+            ),
+            io.DynamicCombo.Option("avif", [quality(80)]),
+        )
+        return io.Schema(
+            node_id="SaveImageAs",
+            display_name="Save Image As",
+            category="image",
+            description="Writes the pictures into the output folder in the format of your choice, with their workflow.",
+            search_aliases=["save jpg", "save jpeg", "save webp", "save avif", "export image"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("images", tooltip="What to save."),
+                io.String.Input("filename_prefix", default="ComfyUI", tooltip=PREFIX_TOOLTIP),
+                io.DynamicCombo.Input("format", options=options, tooltip="The kind of file."),
+            ],
+            outputs=[io.Image.Output(display_name="images")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, filename_prefix: str, format: Mapping[str, Any]) -> io.NodeOutput:
+        folder = io.FolderType.output
+        _, height, width = images.shape[:3]
+        target, counter, metadata = destination(filename_prefix, folder, cls.hidden, width, height)
+        options = dict(format)
+        kind: str = options.pop("format")
+        if kind == "png":
+            names = save_pngs(images, target, counter, metadata=metadata, **options)
+            return io.NodeOutput(images, ui=SavedImages(results(names, target, folder)))
+        names = []
+        for number, pixels in enumerate(to_bytes(images)):
+            check_interrupted()
+            picture = to_picture(pixels)
+
+            def write(file: IO[bytes], picture: Picture = picture) -> None:
+                write_still(file, picture, kind, metadata, **options)
+
+            name, counter = save_file(target, counter, EXTENSIONS[kind], write, batch_number=number)
+            names.append(name)
+            counter += 1
+        return io.NodeOutput(images, ui=SavedImages(results(names, target, folder)))
+
+
 def _deep_file(pixels: Tensor, format: Mapping[str, str], metadata: Mapping[str, Any]) -> tuple[str, bytes]:
     if format["format"] == "png":
         return ".png", deep.png16(pixels, metadata)
@@ -245,4 +309,4 @@ class SaveSVGNode(SavingNode):
         return io.NodeOutput(svg, ui=SavedImages(results(names, target, folder)))
 
 
-NODES = (SaveAnimatedWEBP, SaveAnimatedPNG, SaveImageAdvanced, SaveSVGNode)
+NODES = (SaveAnimatedWEBP, SaveAnimatedPNG, SaveImageAdvanced, SaveImageAs, SaveSVGNode)

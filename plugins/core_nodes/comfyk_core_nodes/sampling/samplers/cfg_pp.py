@@ -12,6 +12,7 @@ from comfyk_core_nodes.sampling.samplers.steps import (
     GuidedRun,
     Model,
     ancestral_step,
+    check_distinct,
     half_log_snr,
     levels,
     to_d,
@@ -122,6 +123,7 @@ def sample_dpmpp_2m_cfg_pp(
     disable: bool | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M) with the unguided latents for history."""
+    check_distinct(sigmas, "DPM-Solver++ 2M CFG++")
     run = GuidedRun(model, extra_args, callback)
     older = None
     for i, sigma, sigma_next in levels(sigmas):

@@ -7,7 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from comfyk_core_nodes.sampling.samplers.steps import Args, Callback, Model, Run, levels, to_d
+from comfyk_core_nodes.sampling.samplers.steps import (
+    Args,
+    Callback,
+    Model,
+    Run,
+    check_distinct,
+    levels,
+    to_d,
+)
 
 _POINTS = 10_000
 """Of the sums that stand for the integrals."""
@@ -53,6 +61,7 @@ def sample_deis(
     max_order: int = 3,
 ) -> Tensor:
     """tAB-DEIS of up to `max_order` (1 to 4); the first step, and one to 0, are Euler's."""
+    check_distinct(sigmas, "DEIS")
     run = Run(model, extra_args, callback)
     slopes: list[Tensor] = []
     for i, sigma, sigma_next in levels(sigmas):

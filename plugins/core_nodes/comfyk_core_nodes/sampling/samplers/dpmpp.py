@@ -15,6 +15,7 @@ from comfyk_core_nodes.sampling.samplers.steps import (
     Model,
     Run,
     ancestral_step,
+    check_distinct,
     flow_ancestral_step,
     half_log_snr,
     levels,
@@ -31,6 +32,7 @@ def sample_dpmpp_2m(
     disable: bool | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M) (algorithm 2): the clean latent is extrapolated from the last two steps. Order 2."""
+    check_distinct(sigmas, "DPM-Solver++ 2M")
     run = Run(model, extra_args, callback)
     older = None
     for i, sigma, sigma_next in levels(sigmas):

@@ -21,6 +21,7 @@ from comfyk_core_nodes.sampling.samplers.steps import (
     Model,
     Run,
     ancestral_step,
+    check_distinct,
     half_log_snr,
     levels,
     off_pure_noise,
@@ -150,6 +151,7 @@ def sample_dpmpp_2m_sde(
     solver_type: str = "midpoint",
 ) -> Tensor:
     """SDE-DPM-Solver++(2M), with the second-order term of `midpoint` or `heun`. Raises ValueError for others."""
+    check_distinct(sigmas, "DPM-Solver++ 2M SDE", before_0=True)
     corrections = {"midpoint": _midpoint, "heun": _heun}
     if solver_type not in corrections:
         raise ValueError(f"solver_type is midpoint or heun, not {solver_type!r}")
@@ -191,6 +193,7 @@ def sample_dpmpp_3m_sde(
 
     Its order is 2: the second difference has half of the weight that order 3 would need. Pictures depend on it.
     """
+    check_distinct(sigmas, "DPM-Solver++ 3M SDE", before_0=True)
     return _multistep_sde(model, x, sigmas, extra_args, callback, eta, s_noise, noise_sampler, _third_order)
 
 

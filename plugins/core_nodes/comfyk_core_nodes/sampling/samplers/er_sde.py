@@ -13,6 +13,7 @@ from comfyk_core_nodes.sampling.samplers.steps import (
     Callback,
     Model,
     Run,
+    check_distinct,
     half_log_snr,
     levels,
     off_pure_noise,
@@ -53,6 +54,7 @@ def sample_er_sde(
 
     Its order is 2 with two stages or three: the third does not correct that the slope is right half a step back.
     """
+    check_distinct(sigmas, "ER-SDE")
     run = Run(model, extra_args, callback)
     noise = run.noise_sampler(x, noise_sampler)
     strength = run.noise_strength(s_noise)

@@ -7,7 +7,15 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from comfyk_core_nodes.sampling.samplers.steps import Args, Callback, Model, Run, levels, to_d
+from comfyk_core_nodes.sampling.samplers.steps import (
+    Args,
+    Callback,
+    Model,
+    Run,
+    check_distinct,
+    levels,
+    to_d,
+)
 
 _ADAMS_BASHFORTH = (
     (1.0,),
@@ -43,6 +51,7 @@ def sample_ipndm_v(
     max_order: int = 4,
 ) -> Tensor:
     """As `sample_ipndm`, with weights that depend on the lengths of the last steps (zju-pi's diff-sampler)."""
+    check_distinct(sigmas, "iPNDM_v")
     return _multistep(model, x, sigmas, extra_args, callback, max_order, _variable_weights)
 
 

@@ -16,6 +16,7 @@ from comfyk_core_nodes.sampling.samplers.steps import (
     Callback,
     Model,
     Run,
+    check_distinct,
     half_log_snr,
     levels,
     off_pure_noise,
@@ -77,6 +78,7 @@ def sample_sa_solver(
     """
     if len(sigmas) <= 1:
         return x
+    check_distinct(sigmas, "SA-Solver")
     run = Run(model, extra_args, callback)
     noise_sampler = run.noise_sampler(x, noise_sampler)
     strength = run.noise_strength(s_noise)

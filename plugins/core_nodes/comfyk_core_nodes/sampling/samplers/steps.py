@@ -105,6 +105,22 @@ def levels(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         yield i, sigmas[i], sigmas[i + 1]
 
 
+def check_distinct(sigmas: Tensor, sampler: str, before_0: bool = False) -> None:
+    """Raise ValueError when a level above 0 follows itself, where a sampler would divide by the distance.
+
+    With `before_0` the sampler minds it also right before a final 0.
+    """
+    same = (sigmas[1:] == sigmas[:-1]) & (sigmas[1:] > 0)
+    if not before_0 and len(sigmas) > 2 and sigmas[-1] == 0:
+        same[-2] = False
+    if same.any():
+        level = float(sigmas[1:][same][0])
+        raise ValueError(
+            f"{sampler} cannot step between two noise levels that are the same, and {level:.4g} is there twice in the "
+            f"{len(sigmas)} levels given: set fewer steps or another scheduler, or take the sampler euler"
+        )
+
+
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
     """The slope `dx / dsigma` of the probability flow ODE (Karras et al. 2022, eq. 3)."""
     return (x - denoised) / sigma

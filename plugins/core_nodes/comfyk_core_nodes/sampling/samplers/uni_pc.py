@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from comfyk_core_nodes.sampling.prediction import IMG_TO_IMG_FLOW
-from comfyk_core_nodes.sampling.samplers.steps import Args, Callback, Model, Run, phi
+from comfyk_core_nodes.sampling.samplers.steps import (
+    Args,
+    Callback,
+    Model,
+    Run,
+    check_distinct,
+    phi,
+)
 
 _LAST_SIGMA = 0.001
 """A run that would end at 0 ends here: lambda is infinite at 0."""
@@ -47,6 +54,7 @@ def sample_unipc(
     """
     if len(sigmas) <= 1:
         return x
+    check_distinct(sigmas, "UniPC", before_0=True)
     run = Run(model, extra_args, callback)
     times = sigmas.clone()
     if times[-1] == 0:
