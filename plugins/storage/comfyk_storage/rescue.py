@@ -1,7 +1,7 @@
 """What becomes of a SQLite database whose files are taken away or cut short under the server, and of changes that
 could not be stored.
 
-    comfyk.db.rescued   a whole copy of a database that was deleted while it was open; the next start puts it in its place
+    comfyk.db.rescued   a whole copy of a database whose files were deleted; the next start puts it in their place
     comfyk.db.unsaved   rows, one JSON a line, that are not in the database; the next start writes them into it
 
 Both are beside the database, and both are read when a store is opened, before anything else.

@@ -1,5 +1,5 @@
-"""The rows of jobs that came in last and have not ended, in memory: they are run next, as a rule, and would be lost with
-the database's files.
+"""The rows of jobs that came in last and have not ended, in memory: they would be lost with the database's files, and
+are run soon, as a rule.
 
 Exact as far as it goes, for a store that nobody else writes to.
 """
