@@ -76,7 +76,9 @@ def put_in_place(file: Path) -> None:
     damaged = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
     for suffix in ("", "-wal", "-shm"):
         left = Path(f"{file}{suffix}")
-        if left.exists():
+        if left.exists() and left.stat().st_size == 0:
+            left.unlink()
+        elif left.exists():
             os.replace(left, f"{damaged}{suffix}")
     os.replace(rescued, file)
     log.warning("%s was put in the place of %s, whose files are now %s", rescued, file, damaged)
