@@ -82,7 +82,7 @@ def run_prestartup(pack: PackInfo) -> None:
 def forget_modules(path: Path) -> None:
     """Take the modules whose files are in a pack out of `sys.modules`, so that they are imported anew."""
     own, inside = _module_name(path), f"{path.absolute()}/"
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         file = _file_of(module)
         is_inside = isinstance(file, str) and file.replace("\\", "/").startswith(inside.replace("\\", "/"))
         if name == own or name.startswith(f"{own}.") or is_inside:

@@ -258,6 +258,24 @@ SHOWN = {
     assert (await outcome(session, server, prompt("hello")))["status"]["completed"]
 
 
+async def test_a_node_that_ends_its_loop_leaves_the_queue_running(
+    make_server, session, prompt, packs
+) -> None:
+    packs.add("stops", node("Stops", body="import asyncio; asyncio.get_running_loop().stop()"))
+    packs.add(
+        "exits", node("Exits", body="import asyncio, sys; asyncio.get_running_loop().call_soon(sys.exit, 0)")
+    )
+    server = make_server()
+    await server.start()
+    entry = await outcome(session, server, one("Stops"))
+    assert entry["status"]["status_str"] == "error"
+    assert "event loop that nodes run on was ended by this node" in str(entry["status"]["messages"])
+    await outcome(session, server, one("Exits"))
+    for text in ("one", "two"):
+        assert (await outcome(session, server, prompt(text)))["status"]["completed"]
+    assert await server.stop() == 0
+
+
 async def test_a_node_that_does_not_answer_stops_nobody(make_server, session, prompt, packs) -> None:
     sleep = "import time; time.sleep(1000)"
     packs.add("schema", node("Schema", schema=sleep))

@@ -6,17 +6,16 @@ Nodes may block it; clients, the queue and the store live on the app's loop and 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
-import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from comfyk.events import Event, EventBus
 from comfyk.execution.cache import OutputCache
 from comfyk.execution.exits import without_exits
+from comfyk.execution.node_loop import LoopEnded, NodeLoop
 from comfyk.execution.objects import NodeObjects
 from comfyk.execution.run import JobRun
 from comfyk.graph.signature import LazyChoices
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 _SHORT_JOB_S = 0.001
 # After a job that took longer, what it left in reference cycles is collected: there may be tensors among it.
 _LONG_JOB_S = 2.0
-
-T = TypeVar("T")
 
 
 class ThreadExecutor:
@@ -47,38 +44,26 @@ class ThreadExecutor:
         cache: OutputCache,
         on_thread: Callable[[], None],
     ) -> None:
-        """`on_thread` is called once, first on the thread: `app.enter`, so that nodes find the app."""
+        """`on_thread` is called first on the thread: `app.enter`, so that nodes find the app."""
         self._nodes = nodes
         self._events = events
         self._hook = hook
         self._cache = cache
         self._objects = NodeObjects()
         self._choices = LazyChoices()
-        self._on_start = on_thread
         self._current: JobRun | None = None
-        self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._thread = threading.Thread(target=self._work, name="comfyk-executor", daemon=True)
+        self._loop = NodeLoop(on_thread, self._loop_ended)
 
     async def start(self, capacity_changed: Callable[[], None]) -> None:
-        self._thread.start()
+        self._loop.start()
 
     async def stop(self) -> None:
         """End the thread. A node that does not return in time is left behind; the process may end anyway."""
-        if not self._thread.is_alive():
-            self._loop.close()
-            return
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        await asyncio.to_thread(self._thread.join, 5)
-        if self._thread.is_alive():
-            log.warning("a node is still running and does not stop; leaving it behind")
-        else:
-            self._loop.close()
+        await self._loop.stop()
 
-    def _work(self) -> None:
-        self._on_start()
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+    def _loop_ended(self, ended: LoopEnded) -> None:
+        if (run := self._current) is not None:
+            run.break_off(ended)
 
     def prepare(self, job: Job) -> Awaitable[Any] | None:
         if not self._hook.implements("comfyk_before_job"):
@@ -94,22 +79,22 @@ class ThreadExecutor:
         )
         self._events.cork(_SHORT_JOB_S)
         try:
-            outcome = await self._on_thread(run.run)
+            outcome = await self._loop.run(run.run)
         finally:
             self._current = None
         run.progress.flush()
         if time.monotonic() - begun > _LONG_JOB_S:
-            self._call_soon(_collect)
+            self._loop.call_soon(_collect)
         return outcome
 
     def interrupt(self, job_id: str) -> None:
         run = self._current
         if run is not None and run.job.id == job_id:
             run.interrupt()
-            self._call_soon(run.cancel_calls)
+            self._loop.call_soon(run.cancel_calls)
 
     async def free(self, *, unload_models: bool, free_memory: bool) -> dict[str, Any]:
-        return await self._on_thread(lambda: self._free(unload_models, free_memory))
+        return await self._loop.run(lambda: self._free(unload_models, free_memory))
 
     async def _free(self, unload_models: bool, free_memory: bool) -> dict[str, Any]:
         freed: dict[str, Any] = {}
@@ -121,45 +106,11 @@ class ThreadExecutor:
         gc.collect()
         return freed
 
-    async def _on_thread(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await a coroutine that runs on the executor's loop."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[T] = loop.create_future()
-
-        def begin() -> None:
-            task = self._loop.create_task(work())
-            self._tasks.add(task)  # a loop holds its tasks weakly
-            task.add_done_callback(hand_over)
-
-        def hand_over(task: asyncio.Task[T]) -> None:
-            self._tasks.discard(task)
-            with contextlib.suppress(RuntimeError):  # the app's loop is closed: nobody waits
-                loop.call_soon_threadsafe(_copy_result, task, result)
-
-        self._loop.call_soon_threadsafe(begin)
-        return await result
-
-    def _call_soon(self, function: Callable[[], None]) -> None:
-        """Call a function on the executor's loop, from any thread."""
-        with contextlib.suppress(RuntimeError):  # closed: nothing is left to call it on
-            self._loop.call_soon_threadsafe(function)
-
 
 async def _all_of(waiting: list[Awaitable[Any]]) -> None:
     for result in await asyncio.gather(*map(without_exits, waiting), return_exceptions=True):
         if isinstance(result, Exception):
             log.error("what a job waited for failed; it starts all the same", exc_info=result)
-
-
-def _copy_result(task: asyncio.Task[T], result: asyncio.Future[T]) -> None:
-    if result.cancelled():
-        return
-    if task.cancelled():
-        result.cancel()
-    elif (error := task.exception()) is not None:
-        result.set_exception(error)
-    else:
-        result.set_result(task.result())
 
 
 def _collect() -> None:

@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 async def without_exits(awaitable: Awaitable[T]) -> T:
     """Await it; what would end the loop, and all that runs on it, fails this task alone. Raises RuntimeError then."""
+    task = asyncio.current_task()
     try:
         return await awaitable
     except SystemExit as error:
@@ -20,6 +21,13 @@ async def without_exits(awaitable: Awaitable[T]) -> T:
     except (Exception, asyncio.CancelledError):
         raise
     except BaseException as error:
-        if is_ours(error):
-            raise
+        if is_ours(error) or (isinstance(error, GeneratorExit) and _running() is not task):
+            raise  # closed, with a loop that is gone
         raise RuntimeError(f"it raised {describe(error)}") from error
+
+
+def _running() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

@@ -106,5 +106,7 @@ class JobProgress:
             self._tell(self._state())
 
     def _state(self) -> Event:
-        nodes = dict(list(self._nodes.items()))  # a copy in one step: the executor's thread may add to it
+        # In one step, since the executor's thread may add to it; a list of the items is none: making each may collect
+        # garbage, which runs anybody's code.
+        nodes = self._nodes.copy()
         return ProgressState(client_id=self._client_id, job_id=self._job_id, nodes=nodes)

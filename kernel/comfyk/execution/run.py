@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from comfyk.context import Interrupted
@@ -13,6 +13,7 @@ from comfyk.execution.cache import CacheEntry, OutputCache, Scope
 from comfyk.execution.classes import ClassGone, NodeClasses
 from comfyk.execution.handle import JobHandle
 from comfyk.execution.node import CANCEL_S, Expands, NeedsInputs, NodeRunner, Waits
+from comfyk.execution.node_loop import LoopEnded
 from comfyk.execution.objects import NodeObjects
 from comfyk.execution.progress import JobProgress
 from comfyk.execution.report import Report
@@ -48,6 +49,7 @@ class JobRun:
         self.progress = JobProgress(job.id, job.client_id, self.prompt, tell, events, loop)
         self.report = Report(job, self.prompt, self.progress, tell)
         self._hook = hook
+        self._broken_off: Exception | None = None
         self._cache = cache
         self._objects = objects
         self._handle = JobHandle(job, self.progress)
@@ -71,6 +73,10 @@ class JobRun:
         """Stop as soon as a node reports progress, awaits, or ends."""
         self._handle.interrupt()
 
+    def break_off(self, error: Exception) -> None:
+        """The job is about to be cancelled on its loop, and this is why."""
+        self._broken_off = error
+
     def cancel_calls(self) -> None:
         """Cancel the async calls under way, and soon wait no more for them. Call it on the executor's loop."""
         self._nodes.cancel()
@@ -83,6 +89,7 @@ class JobRun:
         """Run to the end. A failure of any kind is an outcome, not an exception."""
         self.report.started()
         node_id: str | None = None
+        loop = asyncio.get_running_loop()
         try:
             with ExitStack() as surroundings:
                 for context in self._hook.comfyk_job_context(job=self.job):
@@ -91,7 +98,12 @@ class JobRun:
                 while self._order:
                     node_id = await self._order.next()
                     self._handle.check_interrupted()
-                    if await self._step(node_id):
+                    done = await self._step(node_id)
+                    if getattr(loop, "_stopping", False):  # this node's doing, since none other runs
+                        raise LoopEnded(
+                            "The event loop that nodes run on was ended by this node: it was stopped"
+                        )
+                    if done:
                         self._order.complete(node_id)
                         self.results.release(node_id)
                         self._cache.relieve()
@@ -109,12 +121,15 @@ class JobRun:
             self.report.failed(next(added, error.nodes[0]), error)
         except BaseException as error:
             # Whatever a node raises, SystemExit included, ends the job and not the server.
-            if isinstance(error, asyncio.CancelledError) and self._handle.interrupted:
+            if isinstance(error, asyncio.CancelledError) and self._broken_off is not None:
+                self._fail(node_id, self._broken_off)
+            elif isinstance(error, asyncio.CancelledError) and self._handle.interrupted:
                 self.report.interrupted(node_id)
             else:
                 self._fail(node_id, error)
         finally:
-            await self._nodes.abandon()
+            with suppress(asyncio.CancelledError):  # its loop ends; how the job ended is known
+                await self._nodes.abandon()
         return self.report.outcome
 
     async def _begin(self) -> None:

@@ -123,7 +123,7 @@ class NodeRegistry:
         """The names of all nodes, or of those that this source has registered."""
         if source is None:
             return list(self._nodes)
-        stacks = list(self._nodes.items())
+        stacks = self._nodes.copy().items()
         return [name for name, stack in stacks if any(entry[1] == source for entry in stack)]
 
     def _unknown(self, name: str) -> UnknownNode:
@@ -137,7 +137,7 @@ class NodeRegistry:
     @property
     def replacements(self) -> dict[str, list[NodeReplace]]:
         """What stands in for nodes that are gone: old name -> candidates, first choice first."""
-        return {old: [one for one, _ in entries] for old, entries in list(self._replacements.items())}
+        return {old: [one for one, _ in entries] for old, entries in self._replacements.copy().items()}
 
     def add_replacement(self, replacement: NodeReplace, *, source: str | None = None) -> None:
         """Say what stands in for a node that is gone. The same pair of names again changes nothing."""

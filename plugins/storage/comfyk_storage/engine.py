@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -116,27 +115,6 @@ def open_engine(
     # Before SQLAlchemy's own, which asks for the schema that tables are in.
     event.listen(engine, "connect", _postgres_settings(settings), insert=True)
     return engine
-
-
-def still_there(file: Path) -> Callable[[], None]:
-    """A check that `file` is the one that it was when this was called; it raises StoreError when it is not.
-
-    A file that is deleted or replaced can be written to as long as it is open, and is gone afterwards.
-    """
-    opened = file.stat()
-
-    def check() -> None:
-        try:
-            found = file.stat()
-        except OSError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
-            raise StoreError(
-                f"The database {file} was deleted or replaced while the server runs, so nothing can be kept in it. "
-                "Put it back if you can, and start the server again."
-            )
-
-    return check
 
 
 def _sqlite_pragmas(synchronous: str) -> Any:

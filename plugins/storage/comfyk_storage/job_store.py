@@ -28,6 +28,7 @@ from comfyk_storage.engine import (
     READERS,
 )
 from comfyk_storage.errors import store_error
+from comfyk_storage.keeping import Keeping
 from comfyk_storage.recent import RecentEntries
 from comfyk_storage.schema import (
     ENDED,
@@ -82,6 +83,7 @@ class SqlJobStore:
         release: Callable[[], None],
         recent: RecentEntries,
         ended: int = 0,
+        keeping: Keeping | None = None,
     ) -> None:
         """For `comfyk_storage.opening`. `release` is called when all is closed; `ended` is the last history number."""
         self._engine = engine
@@ -92,6 +94,7 @@ class SqlJobStore:
         self._release = release
         self._recent = recent
         self._ended = ended
+        self._keeping = keeping
         self._closed = False
         self._add = insert_unless_taken(engine.dialect.name)
 
@@ -99,13 +102,17 @@ class SqlJobStore:
         if self._closed:
             return
         self._closed = True
-        await asyncio.get_running_loop().run_in_executor(self._readers, self._writer.close)
-        self._readers.shutdown()
-        self._engine.dispose()
-        self._release()
+        stopped = await asyncio.to_thread(self._writer.close)
+        self._readers.shutdown(wait=stopped, cancel_futures=True)
+        if stopped:
+            self._engine.dispose()
+            self._release()
 
     async def add(self, job: Job, started_at: int | None = None) -> None:
-        await self._writer.submit(Change(self._add, [row_of(job, started_at)], unchanged=duplicate(job)))
+        row = row_of(job, started_at)
+        keeping = self._keeping
+        committed = None if keeping is None else lambda: keeping.unfinished.add(row)
+        await self._writer.submit(Change(self._add, [row], unchanged=duplicate(job), committed=committed))
 
     async def start(self, job: Job, started_at: int) -> None:
         row = {
@@ -114,7 +121,7 @@ class SqlJobStore:
             "attempts": job.attempts,
             "started_at": started_at,
         }
-        await self._writer.submit(Change(_START, [row], unchanged=_unknown(job)))
+        await self._writer.submit(Change(_START, [row], unchanged=_unknown(job), committed=self._noting(row)))
 
     async def requeue(self, job: Job) -> None:
         row = {
@@ -123,7 +130,8 @@ class SqlJobStore:
             "attempts": job.attempts,
             "started_at": None,
         }
-        await self._writer.submit(Change(_REQUEUE, [row], unchanged=_unknown(job)))
+        change = Change(_REQUEUE, [row], unchanged=_unknown(job), committed=self._noting(row))
+        await self._surely(job.id, change, lambda: row_of(job, None))
 
     async def finish(self, job: Job, outcome: Outcome) -> None:
         self._ended += 1
@@ -132,15 +140,53 @@ class SqlJobStore:
 
         def remember() -> None:
             self._recent.add(job.id, job.user, outcome.finished_at, entry)
+            if self._keeping is not None:
+                self._keeping.ended(job.id, row)
 
         change = Change(_FINISH, [row], history=1, unchanged=_unknown(job), committed=remember)
-        await self._writer.submit(change)
+        await self._surely(job.id, change, lambda: {**row_of(job, None), **row})
+
+    def _noting(self, row: dict[str, Any]) -> Callable[[], None] | None:
+        """What is to be done once columns of a job have new values."""
+        keeping = self._keeping
+        if keeping is None:
+            return None
+        values = {name: value for name, value in row.items() if name != "job_id"}
+        return lambda: keeping.unfinished.change(row["job_id"], **values)
+
+    async def _surely(self, job_id: str, change: Change, whole: Callable[[], dict[str, Any]]) -> None:
+        """Make a change that must not be lost: while the database fails, the row lies in a file beside it."""
+        keeping = self._keeping
+        try:
+            await self._writer.submit(change)
+        except UnknownJobError:
+            if keeping is not None and keeping.unsaved:  # it is stored, though that was told to have failed
+                await asyncio.to_thread(keeping.unsaved.drop, job_id)
+            raise
+        except StoreError:
+            if keeping is not None and not self._closed:
+                row = {
+                    name: value for name, value in whole().items() if name not in ("job_id", "history_seq")
+                }
+                await asyncio.to_thread(keeping.unsaved.add, [row])
+            raise
+        if keeping is not None and keeping.unsaved:
+            await asyncio.to_thread(keeping.unsaved.drop, job_id)
 
     async def renumber(self, job: Job) -> None:
-        await self._writer.submit(Change(_RENUMBER, [{"job_id": job.id, "number": job.number}]))
+        row = {"job_id": job.id, "number": job.number}
+        await self._writer.submit(Change(_RENUMBER, [row], committed=self._noting(row)))
 
     async def remove(self, ids: Collection[str]) -> None:
-        await self._writer.submit(Change(_REMOVE, [{"job_id": job_id} for job_id in ids]))
+        rows = [{"job_id": job_id} for job_id in ids]
+        keeping = self._keeping
+
+        def forget() -> None:
+            if keeping is not None:
+                for row in rows:
+                    keeping.unfinished.forget(row["job_id"])
+
+        await self._writer.submit(Change(_REMOVE, rows, committed=forget))
 
     async def delete_history(self, ids: Collection[str], user: str | None = None) -> None:
         wanted = list(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfyk.jobs import JobStatus
+from comfyk.jobs import JobStatus, StoreError
 from sqlalchemy import Connection, func, select, update
 
 from comfyk_storage.driver import SqliteDriver
@@ -12,13 +12,14 @@ from comfyk_storage.engine import (
     open_engine,
     parse_url,
     sqlite_path,
-    still_there,
 )
 from comfyk_storage.errors import describe, store_error
 from comfyk_storage.job_store import SqlJobStore
+from comfyk_storage.keeping import Keeping
 from comfyk_storage.lock import FileLock
 from comfyk_storage.migrations import prepare
 from comfyk_storage.recent import RecentEntries
+from comfyk_storage.rescue import forget_unsaved, put_in_place, rescued_file, take_in_unsaved
 from comfyk_storage.retention import Retention
 from comfyk_storage.schema import jobs
 from comfyk_storage.writer import Writer
@@ -51,6 +52,11 @@ def open_job_store(
     place = describe(url, file)
     make_sqlite_file(file)
     lock = FileLock(file.with_name(file.name + ".lock"), file)
+    try:
+        put_in_place(file)
+    except OSError as error:
+        lock.release()
+        raise StoreError(f"{place}: {rescued_file(file)} cannot be put in its place: {error}") from error
     engine = open_engine(url, synchronous=synchronous, busy_timeout_s=busy_timeout_s)
 
     def connect() -> Connection:
@@ -61,12 +67,15 @@ def open_job_store(
     try:
         connection = connect()
         prepare(connection, place, file)
+        take_in_unsaved(connection, file)
         retention = Retention(history_limit, history_max_age_days)
         retention.clean(connection)
         _put_back(connection)
         ended = connection.scalar(select(func.max(jobs.c.history_seq))) or 0
         connection.commit()
-        writer = Writer(connection, connect, retention, place, still_there(file), SqliteDriver())
+        forget_unsaved(file)
+        keeping = Keeping(file)
+        writer = Writer(connection, connect, retention, place, keeping.check, SqliteDriver())
     except Exception as error:
         if connection is not None:
             connection.close()
@@ -74,7 +83,12 @@ def open_job_store(
         lock.release()
         raise store_error(error, place) from error
     recent = RecentEntries(history_limit, history_max_age_days)
-    return SqlJobStore(engine, writer, place, release=lock.release, recent=recent, ended=ended)
+
+    def release() -> None:
+        keeping.close()
+        lock.release()
+
+    return SqlJobStore(engine, writer, place, release=release, recent=recent, ended=ended, keeping=keeping)
 
 
 def _put_back(connection: Connection) -> None:

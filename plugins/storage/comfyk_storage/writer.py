@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 """Changes in one transaction, at most."""
+_CLOSE_S = 8.0
 _TRIES = 5
 """How often a change is tried that gets in the way of another server's."""
 
@@ -54,10 +55,10 @@ class Writer:
         connect: Callable[[], Connection],
         retention: Retention,
         place: str,
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[Connection | None], None] = lambda connection: None,
         driver: Driver | None = None,
     ) -> None:
-        """`check` raises StoreError when what is written would be lost."""
+        """`check` raises StoreError when what is written would be lost, or has been; it is given the connection."""
         self._connection: Connection | None = connection
         self._connect = connect
         self._retention = retention
@@ -85,15 +86,19 @@ class Writer:
         future.set_exception(StoreError(f"{self._place} has been closed; start the server again."))
         return future
 
-    def close(self) -> None:
-        """Write what is queued, then stop. Blocks; call it once."""
+    def close(self) -> bool:
+        """Write what is queued, then stop. Blocks, but not for ever: returns whether it has. Call it once."""
         with self._closing:
             self._closed = True
             self._queue.put(None)
-        self._thread.join()
+        self._thread.join(_CLOSE_S)
+        if self._thread.is_alive():
+            log.error("%s does not answer; what is being written is left to itself", self._place)
+            return False
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):  # the database has closed it before us
                 self._connection.close()
+        return True
 
     def _run(self) -> None:
         last = False
@@ -186,7 +191,7 @@ class Writer:
         results: dict[int, Any] = {}
         connection: Connection | None = None
         try:
-            self._check()
+            self._check(self._connection)
             if self._connection is None:
                 self._connection = self._connect()
             connection = self._connection
@@ -203,6 +208,7 @@ class Writer:
             count = self._retention.apply(connection, history)
             self._driver.commit(connection)
             self._retention.count = count
+            self._check(connection)
         except Exception as error:
             failure = error if isinstance(error, _NothingChanged) else store_error(error, self._place)
             if connection is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 from comfyk import hookimpl
@@ -97,6 +98,56 @@ class SlowFingerprint(Base):
 class SlowLazy(Base):
     async def check_lazy_status(self, **inputs):
         await asyncio.Event().wait()
+
+
+class StopsTheLoop(Base):
+    def run(self, id):
+        asyncio.get_running_loop().stop()
+        return (1,)
+
+
+class StopsTheLoopAndWaits(Base):
+    async def run(self, id):
+        asyncio.get_running_loop().stop()
+        await asyncio.Event().wait()
+
+
+class ExitsOnTheLoop(Base):
+    async def run(self, id):
+        asyncio.get_running_loop().call_soon(sys.exit, 0)
+        await asyncio.Event().wait()
+
+
+class InterruptsOnTheLoop(Base):
+    async def run(self, id):
+        async def interrupt():
+            raise KeyboardInterrupt
+
+        task = asyncio.ensure_future(interrupt())
+        await asyncio.Event().wait()
+        return (task,)
+
+
+class StopsTheLoopForGood(Base):
+    async def run(self, id):
+        loop = asyncio.get_running_loop()
+
+        def stop():
+            loop.stop()
+            loop.call_soon(stop)
+
+        stop()
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+
+class CancelsItsTask(Base):
+    def run(self, id):
+        asyncio.current_task().cancel()
+        return (1,)
 
 
 class Undying(Base):
@@ -213,6 +264,45 @@ async def test_a_class_that_is_gone_when_the_job_runs_is_named_with_its_node(hos
     outcome = await asyncio.wait_for(waiting, 10)
     assert (outcome.error["node_id"], outcome.error["node_type"]) == ("1", "Base")
     assert "not installed any more" in outcome.error["exception_message"]
+    await the_next_job_runs(hostile, n)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["StopsTheLoop", "StopsTheLoopAndWaits", "ExitsOnTheLoop", "InterruptsOnTheLoop", "StopsTheLoopForGood"],
+)
+async def test_a_node_that_ends_the_loop_it_runs_on_fails_its_job(hostile, n, kind, monkeypatch):
+    monkeypatch.setattr("comfyk.execution.node_loop._LAST_WORDS_S", 0.5)
+    prompt = {"1": n.node(kind), "2": n.node("Num", value=3), "show": n.node("Show", x=["1", 0])}
+    for _ in range(2):
+        outcome = await asyncio.wait_for(hostile.run(dict(prompt)), 10)
+        assert outcome.status is JobStatus.FAILED
+        assert "event loop that nodes run on was ended" in outcome.error["exception_message"]
+        if kind != "StopsTheLoopForGood":
+            assert outcome.error["node_type"] in (kind, "Show")
+        await the_next_job_runs(hostile, n)
+    assert (
+        await asyncio.wait_for(hostile.app.jobs.free(unload_models=True, free_memory=True), 10)
+    ) is not None
+
+
+async def test_a_node_that_cancels_its_own_task_fails_its_job(hostile, n):
+    prompt = {"1": n.node("CancelsItsTask"), "show": n.node("Show", x=["1", 0])}
+    outcome = await asyncio.wait_for(hostile.run(prompt), 10)
+    assert outcome.status in (JobStatus.FAILED, JobStatus.COMPLETED)
+    await the_next_job_runs(hostile, n)
+
+
+async def test_what_a_job_leaves_behind_may_end_the_loop_between_jobs(hostile, n):
+    class LeavesAnEnd(Base):
+        def run(self, id):
+            asyncio.get_running_loop().call_later(0.05, sys.exit, 0)
+            return (1,)
+
+    hostile.app.nodes.add(LeavesAnEnd)
+    prompt = {"1": n.node("LeavesAnEnd"), "show": n.node("Show", x=["1", 0])}
+    assert (await asyncio.wait_for(hostile.run(prompt), 10)).status is JobStatus.COMPLETED
+    await asyncio.sleep(0.2)
     await the_next_job_runs(hostile, n)
 
 
