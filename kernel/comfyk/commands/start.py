@@ -103,8 +103,8 @@ async def _when_loaded(app: App) -> None:
     gc.freeze()
     await app.packs_loaded()
     gc.freeze()
-    say_packs(app)
     await asyncio.to_thread(_save_packs, app)
+    say_packs(app)
 
 
 def _why_nothing_listens(plugins: Plugins) -> str:
