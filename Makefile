@@ -5,7 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 # On Windows (Git Bash, MSYS) a virtual environment has Scripts in place of bin.
 BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Which build of torch: cpu, cu130, rocm7.1, xpu and the like, as PyTorch's own index calls them. Left out, it is the
+# one that is installed, or else PyPI's (on Linux for CUDA, on Windows for the CPU alone, on macOS with MPS).
+TORCH ?=
+TORCH_INDEX := https://download.pytorch.org/whl
 ROOMS := $(patsubst %/pyproject.toml,%,$(wildcard */pyproject.toml plugins/*/pyproject.toml))
 EDITABLE := $(foreach room,$(ROOMS) .,-e $(room))
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(ROOMS))
@@ -17,8 +21,24 @@ install-dev: $(VENV)/.installed-dev
 
 $(VENV)/.installed: $(PROJECTS) constraints.txt kernel/comfyk/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing comfyk into $(VENV). The first time torch is downloaded, which takes a few minutes."
 	$(PIP) install -c constraints.txt $(EDITABLE)
 	touch $@
+
+ifneq ($(TORCH),)
+install: $(VENV)/.torch-$(TORCH)
+# Before the rest, which would bring PyPI's. Pip takes a build for as good as another of the same version, so what is
+# installed goes first.
+$(VENV)/.installed: | $(VENV)/.torch-$(TORCH)
+
+$(VENV)/.torch-$(TORCH):
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing torch for $(TORCH) into $(VENV). This downloads up to a few gigabytes."
+	$(PIP) uninstall --yes torch
+	$(PIP) install -c constraints.txt --extra-index-url $(TORCH_INDEX)/$(TORCH) torch
+	rm -f $(VENV)/.torch-*
+	touch $@
+endif
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install -c constraints.txt pip  # the first, since an older one may know no --group

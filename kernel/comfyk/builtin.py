@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from comfyk.events import Event, JobEnded, JobQueued
+from comfyk.events import Event, JobEnded, JobQueued, Progress
 from comfyk.hooks import hookimpl
 from comfyk.pack_module import load_module, unload_module
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfyk.jobs")
 
-_end_log: WeakKeyDictionary[App, Callable[[], None]] = WeakKeyDictionary()
-"""What ends the log of an app's jobs."""
+_end_log: WeakKeyDictionary[App, list[Callable[[], None]]] = WeakKeyDictionary()
+"""What ends the log of an app's jobs, and of how far they are."""
 
 
 @hookimpl(trylast=True)
@@ -83,13 +83,22 @@ def comfyk_create_cache(app: App) -> OutputCache:
 
 @hookimpl(trylast=True)
 def comfyk_startup(app: App) -> None:
-    _end_log[app] = app.events.subscribe(_log_jobs, JobQueued, JobEnded)
+    from comfyk.jobs.progress_log import ProgressLog, terminal
+
+    def class_of(job_id: str, node_id: str) -> str | None:
+        job = next((job for job in app.jobs.running if job.id == job_id), None)
+        return None if job is None else job.prompt.get(node_id, {}).get("class_type")
+
+    _end_log[app] = [
+        app.events.subscribe(ProgressLog(class_of, terminal()), Progress, JobEnded),
+        app.events.subscribe(_log_jobs, JobQueued, JobEnded),
+    ]
 
 
 @hookimpl(trylast=True)
 def comfyk_shutdown(app: App) -> None:
     app.events.deliver()  # what happened until now is still logged
-    if end := _end_log.pop(app, None):
+    for end in _end_log.pop(app, []):
         end()
 
 

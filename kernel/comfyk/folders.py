@@ -191,6 +191,19 @@ class Folders:
         for path in (self.input, self.output, self.temp, self.user):
             path.mkdir(parents=True, exist_ok=True)
 
+    def create_for_models(self) -> None:
+        """Make the folder for packs, and those for models of each kind if there is no folder of models at all.
+
+        A folder of models that is there already belongs to the user, who has those that he wants. Raises OSError.
+        """
+        for path in self.kinds["custom_nodes"].paths[:1]:
+            path.mkdir(parents=True, exist_ok=True)
+        if self.models.exists():
+            return
+        for kind, entry in self.kinds.items():
+            if self.models / kind in entry.paths:
+                (self.models / kind).mkdir(parents=True, exist_ok=True)
+
     def add(
         self, kind: str, path: Path, *, extensions: Iterable[str] | None = None, default: bool = False
     ) -> None:

@@ -26,10 +26,11 @@ from comfyk.foreign_code import ForeignThreads, is_ours, watch
 from comfyk.hooks import BoundHooks
 from comfyk.kernel_settings import NodeSettings
 from comfyk.nodes.registry import NodeRegistry
-from comfyk.pack_info import PackInfo, PackState, pack_name, pack_source
+from comfyk.pack_failure import reason_of
+from comfyk.pack_info import PackInfo, PackState, pack_as_dict, pack_name, pack_source
 from comfyk.pack_module import forget_modules, run_prestartup, traceback_of
 
-__all__ = ["PackInfo", "PackState", "Packs", "PacksChanged", "pack_name", "pack_source"]
+__all__ = ["PackInfo", "PackState", "Packs", "PacksChanged", "pack_as_dict", "pack_name", "pack_source"]
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,11 @@ class Packs:
         doing.add_done_callback(lambda _: self._events.emit(PacksChanged(name=info.name, state=info.state)))
         return False
 
+    def found(self) -> list[PackInfo]:
+        """The packs that lie there, without loading any: those not left out have the state `loading`."""
+        list(self._find())
+        return self.infos()
+
     # --- while running ----------------------------------------------------------------------------------------
 
     def run_between(self, between_jobs: BetweenJobs, forget_results: Callable[[], Awaitable[Any]]) -> None:
@@ -239,7 +245,7 @@ class Packs:
             why_not = self._hook.comfyk_veto_pack(path=info.path)
         if why_not is None:
             return True
-        info.state, info.error = "disabled", why_not
+        info.state, info.error, info.reason = "disabled", why_not, " ".join(why_not.split())
         log.warning("pack %s is not loaded: %s", info.name, why_not)
         return False
 
@@ -265,8 +271,8 @@ class Packs:
         }
         if failure is not None:
             self._take_back(pack, loaded=False)
-            info.state, info.error = "failed", traceback_of(failure)
-            log.error("pack %s failed to load\n%s", info.name, info.error)
+            info.state, info.error, info.reason = "failed", traceback_of(failure), reason_of(failure)
+            log.error("pack %s failed to load: %s\n%s", info.name, info.reason, info.error)
             return
         if self._packs.get(info.name) is not pack:  # it was taken away before it had loaded
             self._take_back(pack, loaded=True)

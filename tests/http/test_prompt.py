@@ -38,6 +38,23 @@ async def test_the_answer_says_what_was_queued(server: Any, new_id: str) -> None
     assert (status, answer) == (200, {"prompt_id": new_id, "number": 4.5, "node_errors": {}})
 
 
+async def test_refused_prompts_are_one_line_in_the_log(server: Any, caplog: Any) -> None:
+    unlinked = {
+        "1": {"class_type": "Show", "inputs": {}},
+        "2": {"class_type": "Show", "inputs": {"value": 1}},
+    }
+    for prompt in ({"9": {"class_type": "Gone"}}, {"1": {"class_type": "Show", "inputs": {}}}, unlinked, 5):
+        await server.post("/prompt", {"prompt": prompt})
+    told = [one.getMessage() for one in caplog.records if one.name == "comfyk_http.routes.prompt"]
+    assert all("\n" not in one for one in told)
+    assert told[0].startswith("refused a prompt: ") and "'Gone' not found" in told[0]
+    assert told[1] == "refused a prompt: Show (1): Required input is missing: value"
+    assert told[2].endswith(
+        "runs without what is behind these errors: Show (1): Required input is missing: value"
+    )
+    assert told[3].startswith("refused a prompt: ") and "prompt" in told[3] and len(told) == 4
+
+
 async def test_links_may_name_nodes_by_number(server: Any) -> None:
     prompt = server.show(5)
     prompt["2"]["inputs"]["value"] = [1, 0]

@@ -16,6 +16,7 @@ description = "@TITLE@: a plugin for comfyk"
 readme = "README.md"
 requires-python = ">=3.11"
 dependencies = ["comfyk-kernel"]
+optional-dependencies.test = ["pytest"]
 
 [project.entry-points.comfyk]
 @NAME@ = "comfyk_@MODULE@"
@@ -138,7 +139,7 @@ def test_a_prompt_with_the_node_runs(tmp_path):
 
 A plugin for comfyk.
 
-    pip install -e .        # into the environment that comfyk is in
+    python -m pip install -e '.[test]'    # with the Python of the environment that comfyk is in
     python -m pytest        # its test
     comfyk @NAME@ you       # its command
     comfyk start            # its node is "@TITLE@", its route /@NAME@

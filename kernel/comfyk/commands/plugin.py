@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
+import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +15,7 @@ import click
 
 from comfyk.commands.session import Session
 from comfyk.config_file import ConfigFile, locked
+from comfyk.pack_info import PACKS_FILE, PackInfo, load_packs, pack_as_dict
 from comfyk.plugin_info import ERRORS_FILE, PluginError, PluginInfo, load_errors
 from comfyk.settings_sources import did_you_mean
 
@@ -25,22 +29,59 @@ def plugin() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
-    """Show every installed plugin, with what is wrong with it: tried now, and at the latest start."""
+    """Show every plugin and every node pack, with what is wrong with it.
+
+    Plugins are tried now; what went wrong at the latest start is shown too. Packs are not loaded: shown is what the
+    latest start made of them.
+    """
     logging.getLogger("comfyk.plugins").setLevel(logging.CRITICAL)  # all of it is printed below
     session: Session = ctx.obj
     infos = _try_out(ctx, session)
+    packs = _packs(session)
     if as_json:
-        click.echo(json.dumps([asdict(info) for info in infos], indent=2))
+        plugins = [{"kind": "plugin", **asdict(info)} for info in infos]
+        listed = [*plugins, *({"kind": "pack", **pack_as_dict(pack)} for pack in packs)]
+        click.echo(json.dumps(listed, indent=2))
         return
-    width = max((len(info.name) for info in infos), default=0)
+    width = max((len(info.name) for info in (*infos, *packs)), default=0)
     for info in infos:
         source = " ".join(filter(None, (info.distribution, info.version)))
         click.echo(f"{info.name:{width}}  {info.state:8}  {source}")
         for error in info.errors:
             click.echo(f"{'':{width}}  {error.hook}: {error.message}")
-            click.echo(
-                "".join(f"{'':{width}}    {line}\n" for line in error.traceback.splitlines()), nl=False
-            )
+            _echo_traceback(error.traceback, width)
+    if packs:
+        click.echo("\nNode packs, as the latest start found them:")
+    for pack in packs:
+        told = pack.reason or (f"{len(pack.nodes)} nodes" if pack.state == "loaded" else "")
+        state = "new" if pack.state == "loading" else pack.state
+        click.echo(f"{pack.name:{width}}  {state:8}  {told or 'loaded at the next start'}".rstrip())
+        if pack.state != "disabled":
+            _echo_traceback(pack.error, width)
+
+
+def _echo_traceback(text: str, width: int) -> None:
+    click.echo("".join(f"{'':{width}}    {line}\n" for line in text.splitlines()), nl=False)
+
+
+def _packs(session: Session) -> list[PackInfo]:
+    """The packs that lie there, each as the latest start of a server left it; one that is new is `loading`."""
+    app = session.app()
+    known = {info.name: info for info in load_packs(app.folders.user / PACKS_FILE)}
+    shown = []
+    for info in app.packs.found():
+        earlier = known.get(info.name)
+        if info.state == "disabled":
+            info.reason = "left out: its name ends in .disabled, or nodes.disable_custom is set"
+        elif earlier is not None and earlier.path == info.path and not _left_out_before(earlier):
+            info = earlier
+        shown.append(info)
+    return shown
+
+
+def _left_out_before(info: PackInfo) -> bool:
+    """It was not wanted at the latest start, and is now."""
+    return info.state == "disabled" and not info.reason
 
 
 def _try_out(ctx: click.Context, session: Session) -> list[PluginInfo]:
@@ -127,4 +168,19 @@ def new(session: Session, name: str, path: str) -> None:
         folder = write_plugin(name, Path(path), taken)
     except (NameRefused, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"Wrote {folder}. Next:\n  pip install -e {folder}\n  python -m pytest {folder}")
+    python = _here(Path(sys.executable))
+    if importlib.util.find_spec("pip") is not None:
+        install = f"{python} -m pip install"
+    else:  # an environment that uv made
+        install = f"uv pip install --python {python}"
+    target = shlex.quote(f"{_here(folder)}[test]")
+    click.echo(f"Wrote {folder}. Next:\n  {install} -e {target}\n  {python} -m pytest {_here(folder)}")
+
+
+def _here(path: Path) -> str:
+    """A path as one types it in the current directory."""
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return shlex.quote(
+        str(path) if path.is_absolute() or path.parts[:1] == ("..",) else f"./{path.as_posix()}"
+    )

@@ -164,15 +164,15 @@ def _files(app: App, outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _report(prompt: Mapping[str, Any], result: _Result) -> None:
+    from comfyk.graph.errors import in_words
+
     for file in result.files:
         click.echo(_shown(Path(file["path"])))
     for node_id, entry in result.node_errors.items():
         for error in entry["errors"]:
-            details = f": {error['details']}" if error.get("details") else ""
-            click.echo(f"Error: {label(prompt, node_id)}: {error['message']}{details}", err=True)
+            click.echo(f"Error: {label(prompt, node_id)}: {in_words(error)}", err=True)
     if result.status == "refused" and not result.node_errors and result.error:
-        details = f": {result.error['details']}" if result.error.get("details") else ""
-        click.echo(f"Error: {result.error['message']}{details}", err=True)
+        click.echo(f"Error: {in_words(result.error)}", err=True)
     elif result.status == "failed" and result.error:
         _report_failure(result.error)
     elif result.status == "completed":
@@ -181,8 +181,11 @@ def _report(prompt: Mapping[str, Any], result: _Result) -> None:
 
 
 def _report_failure(error: Mapping[str, Any]) -> None:
-    lines = [f"Error: {error['node_type']} ({error['node_id']}): {error['exception_type']}"]
-    lines[0] += f": {error['exception_message']}".rstrip()
+    said = str(error["exception_message"]).strip()
+    kind = str(error["exception_type"])
+    if said.partition("\n")[0] not in (kind, kind.rpartition(".")[2]):  # else it said nothing but its class
+        said = f"{kind}: {said}"
+    lines = [f"Error: {error['node_type']} ({error['node_id']}): {said}".rstrip(": ")]
     inputs = error.get("current_inputs") or {}
     if isinstance(inputs, Mapping):
         lines += [f"  {name} = {_short(value)}" for name, value in inputs.items()]

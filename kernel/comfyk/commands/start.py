@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from comfyk.commands.comfyui_options import COMFYUI_OPTIONS
+from comfyk.commands.greeting import make_base, say_packs, say_what_runs, say_where
 from comfyk.commands.main_loop import Ended, end_within, run_to_end
 from comfyk.commands.options import (
     BoundOption,
@@ -32,6 +33,7 @@ from comfyk.commands.session import Session, overrides_of
 from comfyk.hooks import HookStuck, WrongResult
 from comfyk.jobs.store import StoreError
 from comfyk.logs import setup_logging
+from comfyk.pack_info import PACKS_FILE, save_packs
 from comfyk.plugin_info import ERRORS_FILE
 from comfyk.settings import Override, Settings, plugin_sections
 
@@ -68,11 +70,15 @@ async def serve(settings: Settings, plugins: Plugins) -> bool:
     app = App(settings, plugins)
     with _stop_on_signals(app):
         try:
+            make_base(app)
             await app.start()
             try:
-                if not await app.serve():
+                say_what_runs(app, plugins)
+                addresses = await app.serve()
+                if not addresses:
                     raise NothingListens(_why_nothing_listens(plugins))
-                freezing = asyncio.ensure_future(_freeze_when_loaded(app))
+                say_where(addresses)
+                freezing = asyncio.ensure_future(_when_loaded(app))
                 await app.wait_for_stop()
                 end_within(_STOP_LIMIT_S, 1)
                 freezing.cancel()
@@ -80,14 +86,25 @@ async def serve(settings: Settings, plugins: Plugins) -> bool:
                 await app.stop()
         finally:
             plugins.save_errors(app.folders.user / ERRORS_FILE)
+            _save_packs(app)
     return app.restarting
 
 
-async def _freeze_when_loaded(app: App) -> None:
-    """What is there now stays, so no collection need look at it."""
+def _save_packs(app: App) -> None:
+    """For `comfyk plugin list`; it is of no use to anything else."""
+    try:
+        save_packs(app.folders.user / PACKS_FILE, app.packs.infos())
+    except OSError as error:
+        log.warning("what became of the packs cannot be written down: %s", error)
+
+
+async def _when_loaded(app: App) -> None:
+    """Tell what became of the packs. What is there by then stays, so no collection need look at it."""
     gc.freeze()
     await app.packs_loaded()
     gc.freeze()
+    await asyncio.to_thread(_save_packs, app)
+    say_packs(app)
 
 
 def _why_nothing_listens(plugins: Plugins) -> str:
@@ -102,10 +119,13 @@ async def quick_test(settings: Settings, plugins: Plugins) -> None:
 
     app = App(settings, plugins)
     try:
+        make_base(app)
         async with app:
-            log.info("started with %d nodes", len(app.nodes))
+            say_what_runs(app, plugins)
+            say_packs(app)
     finally:
         plugins.save_errors(app.folders.user / ERRORS_FILE)
+        _save_packs(app)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Everything here is iterative and linear in nodes plus links.
 """
 
 from comfyk.graph.builder import GraphBuilder
-from comfyk.graph.validation import PromptError
+from comfyk.graph.errors import PromptError, node_errors_summary
 from comfyk.nodes.links import Prompt, is_link
 
-__all__ = ["GraphBuilder", "Prompt", "PromptError", "is_link"]
+__all__ = ["GraphBuilder", "Prompt", "PromptError", "is_link", "node_errors_summary"]

@@ -21,6 +21,7 @@ ERRORS_SHOWN = 20
 LIST_SHOWN = 50
 """Ids in a list."""
 _TEXT_SHOWN = 2000
+_NODES_IN_SUMMARY = 3
 _BYTES_SHOWN = 256 << 10
 """All errors of a prompt together, as JSON, about."""
 
@@ -29,9 +30,34 @@ class PromptError(Exception):
     """The prompt was refused: `error` says why, `node_errors` what is wrong at each node."""
 
     def __init__(self, error: Error, node_errors: dict[str, Any] | None = None) -> None:
-        super().__init__(f"{error['message']}: {error['details']}" if error["details"] else error["message"])
+        super().__init__(in_words(error))
         self.error = error
         self.node_errors = node_errors or {}
+
+    @property
+    def summary(self) -> str:
+        """All of it as one line for a log: what is wrong at each node, or with the prompt as a whole."""
+        return node_errors_summary(self.node_errors) or " ".join(str(self).split())
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """An error as one line: the message, and the details if there are any."""
+    message, details = str(error["message"]), error.get("details")
+    if not details:
+        return message
+    return f"{message} ({details})" if message.endswith((".", "!", "?")) else f"{message}: {details}"
+
+
+def node_errors_summary(node_errors: Mapping[str, Any]) -> str:
+    """The errors of a prompt's nodes as one line; those of the first nodes, and how many others there are."""
+    told = [
+        f"{entry.get('class_type')} ({node_id}): " + ", ".join(in_words(error) for error in entry["errors"])
+        for node_id, entry in list(node_errors.items())[:_NODES_IN_SUMMARY]
+        if entry["errors"]
+    ]
+    if (more := len(node_errors) - _NODES_IN_SUMMARY) > 0:
+        told.append(f"and {more} more nodes")
+    return cut(" ".join("; ".join(told).split()), _TEXT_SHOWN // 2)
 
 
 def error(type: str, message: str, details: str = "", extra_info: Mapping[str, Any] | None = None) -> Error:

@@ -97,6 +97,9 @@ class NodeDef(ABC):
     schema_is_quick: bool = False
     """`input_types()` was seen to take so little time that the event loop may call it."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} of {self.python_module}>"
+
     @property
     @abstractmethod
     def wants_unique_id(self) -> bool:

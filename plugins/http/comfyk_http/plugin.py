@@ -58,16 +58,23 @@ def comfyk_register_nodes(app: App) -> None:
 
 @hookimpl
 async def comfyk_serve(app: App) -> list[str]:
+    from comfyk_http.browser import open_browser
     from comfyk_http.server import HttpServer
     from comfyk_http.server_log import SERVER_LOG
 
     SERVER_LOG.watch_prints()
-    server = HttpServer(app, app.settings.section("http", HttpSettings))
+    settings = app.settings.section("http", HttpSettings)
+    server = HttpServer(app, settings)
     await server.start()
     _servers[app] = server
-    # In the words that ComfyUI's launchers wait for.
-    print(f"To see the GUI go to: {server.url}", flush=True)
-    return [server.url]
+    if server.has_ui:
+        # In the words that ComfyUI's launchers wait for.
+        print(f"To see the GUI go to: {server.url}", flush=True)
+    else:
+        print(f"The API is at: {server.url}", flush=True)
+    if server.has_ui and settings.auto_launch:
+        open_browser(server.url)
+    return server.urls
 
 
 @hookimpl

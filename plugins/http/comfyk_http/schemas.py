@@ -178,6 +178,25 @@ class TasksPage(Part):
     pagination: PaginationInfo
 
 
+class PackEntry(Part):
+    """A node pack."""
+
+    name: str
+    path: str
+    state: Literal["loading", "loaded", "failed", "disabled"]
+    reason: str
+    """Why it failed or is left out, in one line."""
+    error: str
+    """The same with the traceback; also what went wrong in a pack that loaded all the same."""
+    nodes: list[str]
+    seconds: float
+    """How long it took to load."""
+
+
+class PacksList(Part):
+    packs: list[PackEntry]
+
+
 class Freed(Part):
     """What was freed, such as `models` and `bytes`; `deferred` when that has to wait for the running job."""
 

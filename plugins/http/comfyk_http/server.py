@@ -23,6 +23,7 @@ from comfyk_http.hub import Hub
 from comfyk_http.keys import APP, CONNECTIONS, HUB, LOG_FEED, PICTURES, ROUTES, SETTINGS, STARTED, USERS
 from comfyk_http.listening import Listener, bind
 from comfyk_http.log_feed import LogFeed
+from comfyk_http.network_addresses import reachable
 from comfyk_http.picture_pool import PicturePool
 from comfyk_http.routes.object_info import COMPRESSED
 from comfyk_http.routing import add_routes, gather
@@ -57,10 +58,23 @@ class HttpServer:
     @property
     def url(self) -> str:
         """Where a browser on this machine finds it, such as `http://127.0.0.1:8188`."""
-        host, port = self.addresses[0]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        return self.urls[0]
+
+    @property
+    def urls(self) -> list[str]:
+        """Every address: this machine's own first, then those by which others on the network find it."""
         scheme = "https" if self._settings.tls_certfile else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        reached = reachable(self.addresses)
+        return [f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host, port in reached]
+
+    @property
+    def has_ui(self) -> bool:
+        """Whether a plugin serves a web UI at `/`."""
+        assert self._runner is not None and self._runner.app is not None
+        return any(
+            isinstance(route, web.RouteDef) and route.path == "/" and plugin != "http"
+            for plugin, route in self._runner.app[ROUTES]
+        )
 
     async def start(self) -> None:
         """Listen on all addresses. Raises OSError that says which address it could not have, and why."""

@@ -30,6 +30,12 @@ class HttpSettings(Section):
     """The addresses to listen on, separated by commas; `--listen` alone means all."""
     port: Annotated[int, Option("--port")] = Field(default=8188, ge=0, le=65535)
     """The port to listen on; 0 takes any free one."""
+    auto_launch: Annotated[
+        bool,
+        Option("--auto-launch"),
+        Option("--disable-auto-launch", const=False, help="Do not open the web UI in a browser."),
+    ] = False
+    """Open the web UI in a browser once the server listens."""
     tls_keyfile: Annotated[AbsolutePath | None, Option("--tls-keyfile", metavar="FILE")] = None
     """The key of the TLS certificate."""
     tls_certfile: Annotated[AbsolutePath | None, Option("--tls-certfile", metavar="FILE")] = None

@@ -144,3 +144,8 @@ def test_a_registry_is_read_while_other_threads_change_it() -> None:
         stop.set()
     for changing in changes:
         changing.result()
+
+
+def test_a_definition_says_what_it_is(registry):
+    definition = registry.add(v1(), name="Plain", python_module="custom_nodes.mine")
+    assert repr(definition) == "<V1NodeDef 'Plain' of custom_nodes.mine>"

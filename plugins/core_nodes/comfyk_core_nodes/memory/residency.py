@@ -120,7 +120,7 @@ class Residency:
         except BaseException:
             self.unload(model)
             raise
-        self.wanted = wanted
+        new, self.wanted = self.wanted is None, wanted
         self.loaded_bytes = sum(sizes[path][0] for path in resident)
         if stale and len(resident) < len(units):
             log.info(
@@ -130,6 +130,9 @@ class Residency:
                 sum(size for size, _ in sizes.values()) / 2**20,
                 wanted.device.torch_device,
             )
+        elif stale and new:
+            where = wanted.device.torch_device
+            log.info("%s: %.0f MB of weights on %s", type(model).__name__, self.loaded_bytes / 2**20, where)
 
     def shrink(self, model: nn.Module, nbytes: int) -> bool:
         """Take at least `nbytes` off the device, as far as there are so many: those modules are streamed then.

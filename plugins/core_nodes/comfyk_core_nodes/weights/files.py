@@ -10,6 +10,7 @@ is, what was expected and what was found.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import struct
 import zipfile
@@ -27,6 +28,8 @@ from comfyk_core_nodes.devices.settings import device_settings
 from comfyk_core_nodes.weights.file_error import ModelFileError
 from comfyk_core_nodes.weights.mapped_files import can_map, check_all_there, map_file, mapping_start
 from comfyk_core_nodes.weights.state_dict import StateDict
+
+log = logging.getLogger(__name__)
 
 SAFE_SUFFIXES = frozenset({".safetensors", ".sft"})
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".pt2", ".bin", ".pkl"})
@@ -46,6 +49,7 @@ def load_torch_file(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, 
     suffix = path.suffix.lower()
     if not path.is_file():
         raise ModelFileError(path, "a file of weights", "no such file")
+    log.info("reading %s, %.0f MB", path.name, path.stat().st_size / 1e6)
     if suffix in SAFE_SUFFIXES:
         loaded = _load_safetensors(path)
         check_all_there()

@@ -83,6 +83,7 @@ def all_routes() -> list[web.RouteDef]:
         web.post("/settings", settings.update_settings),
         web.get("/settings/{id}", settings.get_setting),
         web.post("/settings/{id}", settings.update_setting),
+        web.get("/packs", packs.list_packs),
         web.get("/workflow_templates", packs.get_templates),
         web.get("/workflow_templates/{pack}/{path:.+}", packs.get_template_file),
         web.get("/i18n", packs.get_translations),

@@ -49,7 +49,7 @@ def _gate(id: str) -> Handler:
         raise ApiError(
             404,
             "SERVICE_DISABLED",
-            "The asset system is off. Install or enable the assets plugin to use it.",
+            "There are no assets on this server: no installed plugin serves them.",
         )
 
     return gate

@@ -1,4 +1,4 @@
-"""`/workflow_templates`, `/i18n`, `/global_subgraphs` and `/node_replacements`: what packs bring beside nodes."""
+"""`/packs`: which packs there are. `/workflow_templates`, `/i18n` and the like: what they bring beside nodes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 from comfyk import App
 from comfyk.api import ApiError, file_answer, operation
+from comfyk.packs import pack_as_dict
 
 from comfyk_http import pack_files
 from comfyk_http.answer_descriptions import gives, sends
@@ -24,6 +25,18 @@ def _packs(app: App) -> list[Path]:
 def _blueprint_folders(app: App) -> Sequence[Path]:
     added = [path for paths in app.hook.comfyk_register_blueprints() for path in paths]
     return [app.folders.base / "blueprints", *added]
+
+
+@operation(
+    "listPacks",
+    "The node packs, and what became of each",
+    tag="extensions",
+    answers={200: gives("In the order in which they were loaded", "PacksList")},
+)
+async def list_packs(request: web.Request) -> web.Response:
+    """A pack that failed has its `reason` in one line, and in `error` the traceback."""
+    await request.app[APP].packs_loaded()
+    return json_answer({"packs": [pack_as_dict(info) for info in request.app[APP].packs.infos()]})
 
 
 @operation(

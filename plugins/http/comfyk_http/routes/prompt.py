@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from aiohttp import web
 from comfyk.api import ApiError, BadField, as_prompt_error, operation, user_of
 from comfyk.events import now_ms
-from comfyk.graph import PromptError
+from comfyk.graph import PromptError, node_errors_summary
 from comfyk.jobs import DuplicateJobError
 from comfyk.wire import dumps
 
@@ -17,6 +18,8 @@ from comfyk_http.keys import APP, HUB, USERS
 from comfyk_http.reading import parse, read_json
 from comfyk_http.requests import PromptRequest, is_job_id
 from comfyk_http.routes.system import queue_info
+
+log = logging.getLogger(__name__)
 
 SENSITIVE = ("auth_token_comfy_org", "api_key_comfy_org")
 """Keys of `extra_data` that are never shown, and forgotten when the job ends."""
@@ -47,6 +50,14 @@ async def get_prompt(request: web.Request) -> web.Response:
 )
 async def post_prompt(request: web.Request) -> web.Response:
     """Outputs that are not valid are left out; the prompt is refused when none remains."""
+    try:
+        return await _queue(request)
+    except ApiError as error:
+        log.warning("refused a prompt: %s", " ".join(f"{error.message} {error.details}".split()))
+        raise
+
+
+async def _queue(request: web.Request) -> web.Response:
     app = request.app[APP]
     body = await read_json(request)
     if body.get("prompt") is None:
@@ -76,6 +87,7 @@ async def post_prompt(request: web.Request) -> web.Response:
             sensitive=sensitive,
         )
     except PromptError as error:
+        log.warning("refused a prompt: %s", error.summary)
         beside = {"detail": error.error["details"] or error.error["message"], "status_code": 400}
         return web.Response(
             status=400,
@@ -85,6 +97,9 @@ async def post_prompt(request: web.Request) -> web.Response:
     except DuplicateJobError as error:
         raise ApiError(400, "duplicate_prompt_id", "A job with this prompt_id exists.", str(error)) from None
     job = submission.job
+    if submission.node_errors:
+        left_out = node_errors_summary(submission.node_errors)
+        log.warning("prompt %s runs without what is behind these errors: %s", job.id, left_out)
     return json_answer({"prompt_id": job.id, "number": job.number, "node_errors": submission.node_errors})
 
 
