@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _PACKS_WAIT_S = 1.0
 """How long the packs wait for the server to listen, so that the two do not take turns at the processor."""
+_EXECUTOR_STOPS_S = 15.0
+"""How long an executor may take to stop."""
 
 
 class App:
@@ -146,7 +148,7 @@ class App:
             store = self.hook.comfyk_open_job_store() if self._store is None else self._store
             started.push_async_callback(store.close)
             self.executor = self.hook.comfyk_create_executor()
-            started.push_async_callback(self.executor.stop)
+            started.push_async_callback(self._stop_executor)
             self.jobs = JobQueue(
                 store,
                 self.executor,
@@ -173,6 +175,18 @@ class App:
             await self.jobs.start()
             self.packs.run_between(self.jobs.between_jobs, self._forget_results)
             self._started = started.pop_all()
+
+    async def _stop_executor(self) -> None:
+        """An executor that does not stop, or fails at it, keeps nothing else from stopping."""
+        try:
+            async with asyncio.timeout(_EXECUTOR_STOPS_S):
+                await self.executor.stop()
+        except TimeoutError:
+            log.error("the executor has not stopped in %g s; it is left behind", _EXECUTOR_STOPS_S)
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            log.error("the executor failed to stop", exc_info=error)
 
     async def _forget_results(self) -> None:
         await self.executor.free(unload_models=False, free_memory=True)

@@ -257,7 +257,33 @@ class HookCalls:
         if spec.raises is True:
 
             def passed_on(*arguments: Any) -> Generator[None, Any, Any]:
-                return (yield from function(*arguments))
+                wrapper = function(*arguments)
+                once = RuntimeError(f"a wrapper of {spec.name} has to yield once")
+                try:
+                    next(wrapper)
+                except StopIteration:
+                    raise once from None
+                result: Any = None
+                raised: BaseException | None = None
+                try:
+                    result = yield
+                except BaseException as error:
+                    raised = error
+                try:
+                    if raised is None:
+                        wrapper.send(result)
+                    else:
+                        wrapper.throw(raised)
+                except StopIteration as end:
+                    returned = end.value
+                else:
+                    wrapper.close()
+                    raise once
+                try:
+                    return self._checked(spec, returned, result)
+                except TypeError as error:
+                    self._record(plugin, spec.name, error)
+                    raise WrongResult(f"plugin {plugin}: {error}") from None
 
             return passed_on
 
@@ -272,21 +298,33 @@ class HookCalls:
             except BaseException as error:
                 self._failed(spec, plugin, error)
                 wrapper = None
-            result = yield
-            if wrapper is None:
-                return result
+            result: Any = None
+            raised: BaseException | None = None
             try:
-                wrapper.send(result)
-            except StopIteration as end:
-                try:
-                    return self._checked(spec, end.value, result)
-                except TypeError as error:
-                    self._record(plugin, spec.name, error)
+                result = yield
             except BaseException as error:
-                self._failed(spec, plugin, error)
-            else:
-                wrapper.close()
-                self._record(plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once"))
+                raised = error
+            if wrapper is not None:
+                try:
+                    if raised is None:
+                        wrapper.send(result)
+                    else:
+                        wrapper.throw(raised)
+                except StopIteration as end:
+                    try:
+                        return self._checked(spec, end.value, result)
+                    except TypeError as error:
+                        self._record(plugin, spec.name, error)
+                except BaseException as error:
+                    if error is not raised:
+                        self._failed(spec, plugin, error)
+                else:
+                    wrapper.close()
+                    self._record(
+                        plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once")
+                    )
+            if raised is not None:
+                raise raised
             return result
 
         return guarded
@@ -295,12 +333,16 @@ class HookCalls:
     def _checked(spec: Spec, result: Any, given: Any) -> Any:
         """What a wrapper made of the result that it was given. Raises TypeError."""
         if spec.firstresult:
+            if result is None and given is not None:
+                raise WrongResult(
+                    f"a wrapper of {spec.name} has to return a result, the one that it got or another"
+                )
             return spec.check(result)
         if not isinstance(result, list):
             raise WrongResult(
                 f"a wrapper of {spec.name} has to return the list of results, not {result!r:.80}"
             )
-        seen = {id(one) for one in given}
+        seen = {id(one) for one in given or ()}
         return [one if id(one) in seen else spec.check(one) for one in result]
 
 

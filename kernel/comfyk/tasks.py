@@ -32,6 +32,7 @@ from typing import Any, ClassVar
 from comfyk.atomic import write_file
 from comfyk.events import Event, EventBus, now_ms
 from comfyk.foreign_code import describe, is_ours
+from comfyk.wire import dumps_anything, loads
 
 __all__ = ["Task", "TaskChanged", "TaskStatus", "Tasks", "Work"]
 
@@ -120,8 +121,9 @@ class Task:
     _cancelled: bool = False
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON."""
-        return {name: getattr(self, name) for name in _RECORDED}
+        """All of it as JSON. Text that is not Unicode (the name of a file, perhaps) gets question marks."""
+        values = {name: getattr(self, name) for name in _RECORDED}
+        return {name: _unicode(value) if isinstance(value, str) else value for name, value in values.items()}
 
     def report(self, value: float, total: float = 0, message: str = "") -> None:
         """Say how far it is: `value` of `total`, and what it does. From any thread, as often as you like."""
@@ -137,6 +139,10 @@ class Task:
 
 
 _RECORDED = tuple(name for name in Task.__dataclass_fields__ if not name.startswith("_"))
+
+
+def _unicode(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class Tasks:
@@ -170,8 +176,17 @@ class Tasks:
 
         With a `key`: the task of this name, user and key that has not ended, if there is one; `work` is then not
         called. What `work` raises ends the task as failed, and is logged. Raises RuntimeError outside of the app's
-        event loop, and when the server stops; TypeError when the payload is not JSON.
+        event loop, and when the server stops; TypeError when the payload is not JSON, or a name is not a text.
         """
+        for what, text in {
+            "name": name,
+            "title": title,
+            "key": key,
+            "user": user,
+            "client": client_id,
+        }.items():
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"the {what} of the task {name!r} is {text!r}: give a text")
         if self._stopping:
             raise RuntimeError(f"the task {name!r} is not started: the server stops")
         if self._loop is None or asyncio.get_running_loop() is not self._loop:
@@ -182,7 +197,8 @@ class Tasks:
             for task in self._tasks.values():
                 if (task.name, task.user, task.key) == (name, user, key) and not task.status.is_end:
                     return task
-        given = json.loads(json.dumps(dict(payload or {})))  # a copy, and TypeError now instead of later
+        json.dumps(given := dict(payload or {}))  # TypeError now instead of later
+        given = loads(dumps_anything(given))  # a copy
         task = Task(
             id=str(uuid.uuid4()),
             name=name,
@@ -279,6 +295,7 @@ class Tasks:
             task._works = asyncio.ensure_future(_work(task, work))
             result = await task._works
             json.dumps(result, allow_nan=False)
+            result = loads(dumps_anything(result))
         except asyncio.CancelledError:
             if task._cancelled:
                 await self._end(task, TaskStatus.CANCELLED)

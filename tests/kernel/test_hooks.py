@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from comfyk import App, Plugins, hookimpl, hookspec
+from comfyk.execution import OutputCache
 from comfyk.graph import PromptError
+from comfyk.hooks import WrongResult
 from comfyk.settings import load_settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -274,6 +276,53 @@ async def test_wrappers_of_an_async_hook_see_what_the_inner_ones_made_of_an_erro
     with pytest.raises(LookupError, match="outer says so"):
         await kernel_app(tmp_path, plugins).serve()
     assert seen == ["inner: no port", "outer: inner says so"]
+
+
+def test_a_wrapper_that_forgets_the_first_result_takes_it_from_nobody(tmp_path: Path) -> None:
+    def forgets() -> Any:
+        yield
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_create_cache", forgets, wrapper=True), "w")
+    assert isinstance(kernel_app(tmp_path, plugins).hook.comfyk_create_cache(), OutputCache)
+    assert "has to return a result" in errors(plugins)["w"][0]
+
+
+@pytest.mark.parametrize("returned", [5, None])
+async def test_what_a_wrapper_of_a_raising_hook_returns_is_checked(tmp_path: Path, returned: Any) -> None:
+    def junk() -> Any:
+        yield
+        return returned
+
+    for hook in ("comfyk_serve", "comfyk_open_job_store"):
+        plugins = Plugins()
+        plugins.register(plugin(hook, junk, wrapper=True), "w")
+        app = kernel_app(tmp_path, plugins)
+        with pytest.raises(WrongResult, match="plugin w: "):
+            await (app.serve() if hook == "comfyk_serve" else app.start())
+        assert hook in errors(plugins)["w"][0]
+
+
+async def test_a_wrapper_sees_the_refusal_that_goes_through_it(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def refuses() -> None:
+        raise PromptError({"type": "closed", "message": "Closed", "details": "", "extra_info": {}})
+
+    def looks() -> Any:
+        try:
+            return (yield)
+        except PromptError as error:
+            seen.append(error.error["message"])
+            raise
+
+    plugins = Plugins()
+    plugins.register(plugin("comfyk_validate_prompt", refuses), "p")
+    plugins.register(plugin("comfyk_validate_prompt", looks, wrapper=True), "w")
+    app = kernel_app(tmp_path, plugins)
+    with pytest.raises(PromptError, match="Closed"):
+        await app.hook.comfyk_validate_prompt(prompt={}, user="", client_id=None, extra_data={})
+    assert seen == ["Closed"] and errors(plugins) == {}
 
 
 async def test_a_wrapper_refuses_a_prompt_too(tmp_path: Path) -> None:

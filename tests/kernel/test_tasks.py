@@ -21,6 +21,7 @@ from comfyk.events import Event, EventBus
 from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
 from comfyk.tasks import SERVER_STOPPED, Task, TaskChanged, Tasks
+from comfyk.wire import dumps
 
 
 @asynccontextmanager
@@ -363,3 +364,21 @@ async def test_after_a_crash_what_was_under_way_has_failed(tmp_path: Path) -> No
         assert task.ended_at is not None and (task.title, task.payload) == ("big", {"url": "u"})
         assert tasks.start("download", nothing, key="k") is not task
     assert on_disk(tmp_path)[task_id]["status"] == "failed"
+
+
+async def test_names_that_are_no_texts_are_refused_and_what_is_not_unicode_is_shown(tmp_path: Path) -> None:
+    async with running(tmp_path) as (tasks, _):
+        for given in ({"title": tmp_path}, {"key": tmp_path}, {"user": 5}):
+            with pytest.raises(TypeError, match="give a text"):
+                tasks.start("n", nothing, **given)  # type: ignore[arg-type]
+
+        async def file(task: Task) -> Any:
+            return {"file": "a\ud800"}
+
+        task = await tasks.start("n", file, title="a\ud800", payload={"file": "b\ud800"}).wait()
+        record = task.record()
+        assert (record["status"], record["title"]) == ("completed", "a?")
+        json.dumps(record).encode()
+        assert dumps(record)
+    async with running(tmp_path) as (tasks, _):
+        assert dumps([task.record() for task in [tasks.get(task.id)] if task])

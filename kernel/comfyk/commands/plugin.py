@@ -163,7 +163,7 @@ def new(session: Session, name: str, path: str) -> None:
     """Write a plugin called NAME: a node, a route, a command, a settings section, a listener, and a test."""
     from comfyk.commands.new_plugin import NameRefused, write_plugin
 
-    taken = {*session.plugins.names(), *type(session.settings).model_fields}
+    taken = {*session.plugins.names(), *type(session.settings).model_fields, *dir(session.settings)}
     try:
         folder = write_plugin(name, Path(path), taken)
     except (NameRefused, OSError) as error:

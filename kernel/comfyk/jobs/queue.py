@@ -304,7 +304,10 @@ class JobQueue:
     @property
     def _idle(self) -> bool:
         """Whether a job that comes in need not stand in line."""
-        return self._line.length == 0 and self._room > 0
+        try:
+            return self._line.length == 0 and self._room > 0
+        except Exception:  # the executor's capacity is none: the job waits, and the worker says why
+            return False
 
     @property
     def _room(self) -> int:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfyk.events import Event, EventBus, Executed, Executing, JobEvent, QueueChanged, now_ms
+from comfyk.foreign_code import describe, is_ours, text_of
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings, crashed, ending_of, failure
 from comfyk.jobs.executor import Executor, ExecutorDied
@@ -109,15 +110,19 @@ class RunningJobs:
     async def enter(self, job: Job) -> None:
         """Store a job that need not stand in line, as running if nothing keeps it from it, and run it."""
         if self.has(job.id):
-            raise DuplicateJobError(f"There is a job with the id {job.id} already; choose another id.")
+            raise DuplicateJobError.of(job.id)
         running = self.running[job.id] = Running(job, begun=False, told={})
         try:
             waiting = self._executor.prepare(job)
-        except Exception as error:  # it is asked again when the job begins, and fails it then, as any other
-            log.debug("job %s is not prepared: %r", job.id, error)
+            running.waiting = None if waiting is None else asyncio.ensure_future(waiting)
+        except BaseException as error:
+            if is_ours(error):
+                del self.running[job.id]
+                raise
+            # It is asked again when the job begins, and fails it then, as any other.
+            log.debug("job %s is not prepared: %s", job.id, describe(error))
         else:
             running.begun = waiting is None
-            running.waiting = None if waiting is None else asyncio.ensure_future(waiting)
         job.attempts = int(running.begun)
         try:
             await self._line.enter(job, begun=running.begun)
@@ -211,9 +216,11 @@ class RunningJobs:
         except LeaseLostError as error:
             self._drop(running, error)
             return
-        except Exception as error:  # a fault of the executor: this job ends, and the queue goes on
-            log.exception("the executor failed at job %s", job.id)
-            outcome = failure(job, f"The executor failed: {error}", type(error).__name__, now_ms())
+        except BaseException as error:  # a fault of the executor: this job ends, and the queue goes on
+            if is_ours(error):
+                raise
+            log.error("the executor failed at job %s", job.id, exc_info=error)
+            outcome = failure(job, f"The executor failed: {text_of(error)}", type(error).__name__, now_ms())
         if running.lost:
             self._drop(running)
         elif not (self.stopping and outcome.status is JobStatus.CANCELLED and not running.cancelled):
@@ -287,7 +294,7 @@ class RunningJobs:
         event = ending_of(job, outcome)
         try:
             if self._watches_ends:
-                await self._hook.comfyk_job_finished(job=job, outcome=outcome)
+                await self._hook.comfyk_job_finished(job=job, outcome=_shown(outcome))
             try:
                 await self._durably(lambda: self._store.finish(job, outcome))
             except StoreError:
@@ -310,7 +317,9 @@ class RunningJobs:
 
     async def give_up(self, job: Job) -> None:
         """The job took the process down each time."""
-        log.error("job %s ended the server process %d times; it failed", job.id, job.attempts)
+        log.error(
+            "job %s was begun %d times, and each time what ran it died; it failed", job.id, job.attempts
+        )
         await self._end(Running(job, begun=True, told={}), crashed(job))
 
     async def _again(self, running: Running, error: ExecutorDied) -> None:
@@ -380,8 +389,15 @@ class RunningJobs:
         self.elsewhere.pop(job.id, None)
         outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
         if self._watches_ends:
-            await self._hook.comfyk_job_finished(job=job, outcome=outcome)
+            await self._hook.comfyk_job_finished(job=job, outcome=_shown(outcome))
         self._endings.tell(job, outcome)
+
+
+def _shown(outcome: Outcome) -> Outcome:
+    """How a job ended, for those who hear of it: what they do to it changes nothing."""
+    return replace(
+        outcome, outputs=dict(outcome.outputs), meta=dict(outcome.meta), messages=list(outcome.messages)
+    )
 
 
 def _copy(output: dict[str, Any]) -> dict[str, Any]:

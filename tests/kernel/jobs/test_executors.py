@@ -53,6 +53,10 @@ class Script:
                 raise LookupError("not prepared")
             case "late":
                 return self.fail()
+            case "prepared badly":
+                return 5
+            case "exits early":
+                raise SystemExit(3)
         return None
 
     async def fail(self) -> None:
@@ -74,6 +78,12 @@ class Script:
             raise ExecutorDied("The machine is gone.")
         if text == "raise":
             raise LookupError("a fault")
+        if text == "cancelled":  # as who awaits something of its own that is cancelled
+            raise asyncio.CancelledError
+        if text == "exits":
+            raise SystemExit(3)
+        if text == "interrupted":
+            raise KeyboardInterrupt
         if text == "none":
             return None
         if text == "unended":
@@ -134,6 +144,11 @@ async def held(script: Script, count: int) -> None:
         ("unended", "ValueError", "which is no end"),
         ("unprepared", "LookupError", "not prepared"),
         ("late", "LookupError", "what it waited for failed"),
+        ("prepared badly", "TypeError", "an awaitable is required"),
+        ("exits early", "SystemExit", "3"),
+        ("cancelled", "CancelledError", "The executor failed"),
+        ("exits", "SystemExit", "3"),
+        ("interrupted", "KeyboardInterrupt", "The executor failed"),
         ("die", "JobCrashed", "died 2 times, so it is not run again. The last time: The machine is gone."),
     ],
 )
@@ -152,6 +167,63 @@ async def test_a_fault_of_the_executor_fails_the_job_and_the_queue_goes_on(
     assert good.status is JobStatus.COMPLETED and app.jobs.remaining == 0
     assert good.messages[-1][0] == "execution_success", "the queue adds what the executor left out"
     assert good.outputs == {"1": {"text": ["good"], "seen": [True]}}
+
+
+async def test_a_capacity_that_is_none_lets_jobs_wait_until_it_is_one(scripted, caplog) -> None:
+    script, app = scripted
+    script.capacity = None
+    job_id = await submitted(app, "good")
+    script.changed()
+    while "the queue failed to start jobs" not in caplog.text:
+        await asyncio.sleep(0.01)
+    assert app.jobs.remaining == 1
+    end = asyncio.create_task(app.jobs.wait(job_id))
+    script.capacity = 1
+    script.changed()
+    assert (await asyncio.wait_for(end, 10)).status is JobStatus.COMPLETED
+
+
+async def test_what_a_plugin_does_to_an_outcome_changes_nothing(tmp_path: Path) -> None:
+    class Meddles:
+        @hookimpl
+        def comfyk_job_finished(self, outcome: Outcome) -> None:
+            outcome.status = JobStatus.PENDING
+            outcome.finished_at = "x"  # type: ignore[assignment]
+            outcome.outputs.clear()
+            outcome.messages.append("x")  # type: ignore[arg-type]
+
+    plugins = Plugins()
+    plugins.register(Meddles(), "meddles")
+    async with App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins) as app:
+        app.nodes.add(Say)
+        outcome = await ended_after(app, "kept")
+        assert (outcome.status, outcome.outputs) == (JobStatus.COMPLETED, {"1": {"text": ["kept"]}})
+        detail = await app.jobs.store.get((await app.jobs.store.history())[0][0])
+        assert detail is not None and detail.summary.status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("fault", ["hangs", "raises"])
+async def test_an_executor_that_does_not_stop_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, fault: str
+) -> None:
+    monkeypatch.setattr("comfyk.app._EXECUTOR_STOPS_S", 0.1)
+
+    class Stubborn(Script):
+        @hookimpl
+        def comfyk_create_executor(self) -> Any:
+            return self
+
+        async def stop(self) -> None:
+            if fault == "raises":
+                raise LookupError("no stop")
+            await asyncio.Event().wait()
+
+    plugins = Plugins()
+    plugins.register(Stubborn(), "stubborn")
+    async with asyncio.timeout(10):
+        async with App(load_settings(plugins, overrides={"folders.base": tmp_path}), plugins):
+            pass
+    assert ("left behind" if fault == "hangs" else "failed to stop") in caplog.text
 
 
 async def ended_after(app: App, text: str) -> Outcome:
