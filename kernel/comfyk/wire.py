@@ -53,9 +53,12 @@ def dumps_anything(value: Any, *, surrogates: Literal["replace", "escape"] = "re
     return json.dumps(plain, separators=(",", ":")).encode()
 
 
-def loads(data: bytes | str) -> Any:
-    """Parse JSON. Raises ValueError with the position when it is not, or is nested too deep."""
-    return from_json(data, allow_inf_nan=False)
+def loads(data: bytes | str, *, nan: bool = False) -> Any:
+    """Parse JSON. Raises ValueError with the position when it is not, or is nested too deep.
+
+    With `nan` it takes `NaN` and `Infinity` too, as programs write them whose JSON is lax.
+    """
+    return from_json(data, allow_inf_nan=nan)
 
 
 def loads_anything(data: bytes | str) -> Any:

@@ -74,6 +74,45 @@ def test_standard_input_and_the_body_of_a_post_do_as_well(comfyk, prompt) -> Non
     assert done.returncode == 0 and done.stdout.split() == ["output/a/b_00001_.png"]
 
 
+def ui_workflow() -> dict[str, Any]:
+    """`prompt` as the web UI saves it, with a note and a bypassed node in between."""
+    image = {"name": "image", "type": "IMAGE"}
+    return {
+        "version": 0.4,
+        "nodes": [
+            {"id": 1, "type": "EmptyImage", "widgets_values": [32, 16, 1, 255], "outputs": [image]},
+            {"id": 2, "type": "ImageInvert", "mode": 4, "inputs": [image | {"link": 1}], "outputs": [image]},
+            {
+                "id": 3,
+                "type": "SaveImage",
+                "widgets_values": ["a/b"],
+                "inputs": [{"name": "images", "link": 2}],
+            },
+            {"id": 4, "type": "Note", "widgets_values": ["what this does"]},
+        ],
+        "links": [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]],
+    }
+
+
+def test_a_workflow_of_the_web_ui_runs_and_is_in_its_picture(comfyk, tmp_path: Path) -> None:
+    done = comfyk("run", write(tmp_path, ui_workflow()), "--set", "1.width=48")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["output/a/b_00001_.png"]
+    picture = (tmp_path / "output/a/b_00001_.png").read_bytes()
+    assert size(picture) == (48, 16)
+    texts = png_texts(picture)
+    assert set(json.loads(texts["prompt"])) == {"1", "3"}
+    assert json.loads(texts["workflow"]) == ui_workflow()
+
+
+def test_a_picture_with_a_workflow_alone_will_do(comfyk, tmp_path: Path) -> None:
+    text = b"workflow\0" + json.dumps(ui_workflow()).encode()
+    (tmp_path / "w.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"tEXt", text))
+    done = comfyk("run", "w.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["output/a/b_00001_.png"]
+
+
 def test_a_node_that_fails_is_named_with_its_inputs(comfyk, tmp_path: Path) -> None:
     (tmp_path / "custom_nodes").mkdir()
     (tmp_path / "custom_nodes" / "bad.py").write_text(PACK)
@@ -117,7 +156,13 @@ def test_a_change_of_what_is_not_there_is_refused(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"nodes": [], "links": []}', "export it with Workflow > Export (API)"),
+        ('{"nodes": [], "links": []}', "Prompt has no outputs"),
+        ('{"nodes": [{"id": 1}]}', "the workflow has a node without an id or a type"),
+        (
+            '{"nodes": [{"id": 1, "type": "NoSuchNode", "widgets_values": [1]}, {"id": 2, "type": "PreviewImage", '
+            '"inputs": [{"name": "images", "link": 1}]}], "links": [[1, 1, 0, 2, 0, "IMAGE"]]}',
+            "NoSuchNode (1)",
+        ),
         ("{", "is not JSON"),
         ("[]", "holds no workflow"),
         ('{"1": {"inputs": {}}}', "node '1' has no class_type"),

@@ -79,7 +79,7 @@ async def test_no_content_type_is_needed(server: Any) -> None:
         (b"\xff\xfe", "invalid_json"),
         (b'{"prompt": {"1": {"class_type": "\xff"}}}', "invalid_json"),
         (b'{"prompt": {"1": {"class_type": "\\ud800"}}}', "invalid_json"),
-        (b'{"prompt": {}, "number": NaN}', "invalid_json"),
+        (b'{"prompt": {}, "number": NaN}', "invalid_request"),
         (b'{"prompt": {}, "number": 1e999}', "invalid_request"),
         (b'{"prompt": {}, "number": ' + b"9" * 5000 + b"}", "invalid_json"),
         (b'{"prompt": {}, "number": {}}', "invalid_request"),
@@ -87,6 +87,10 @@ async def test_no_content_type_is_needed(server: Any) -> None:
         (b'{"prompt": ' + b'{"a":' * 180 + b"1" + b"}" * 181, "invalid_json"),
         (b"{}", "no_prompt"),
         (b'{"prompt": null}', "no_prompt"),
+        (b'{"nodes": [], "links": [], "version": 0.4}', "ui_workflow"),
+        (b'{"prompt": {"nodes": [], "links": []}}', "ui_workflow"),
+        (b'{"1": {"class_type": "Show", "inputs": {}}}', "bare_prompt"),
+        (b'{"1": {"inputs": {}}}', "no_prompt"),
         (b'{"prompt": []}', "invalid_request"),
         (b'{"prompt": "text"}', "invalid_request"),
         (b'{"prompt": {}, "extra_data": []}', "invalid_request"),
@@ -104,6 +108,24 @@ async def test_bad_prompts_are_refused(server: Any, body: bytes, type: str) -> N
     assert answer["error"]["type"] == type
     assert set(answer["error"]) == {"type", "message", "details", "extra_info"}
     assert answer["node_errors"] == {}
+
+
+async def test_what_is_sent_in_a_prompts_place_is_told_what_to_do(server: Any) -> None:
+    _, answer = await server.post("/prompt", {"nodes": [], "links": []})
+    assert "File > Export (API)" in answer["error"]["details"]
+    _, answer = await server.post("/prompt", server.show())
+    assert answer["error"]["message"].endswith('wrap it as {"prompt": ...}.')
+
+
+async def test_a_prompt_out_of_a_file_is_taken_with_its_nan_and_byte_order_mark(server: Any) -> None:
+    prompt = json.dumps({"prompt": server.show(7)})
+    lax = prompt.replace('"class_type"', '"is_changed": [NaN, Infinity], "class_type"')
+    assert "NaN" in lax
+    for body in (lax.encode(), prompt.encode("utf-8-sig")):
+        status, answer = await server.post("/prompt", data=body)
+        assert status == 200, answer
+        entry = await server.until_ended(answer["prompt_id"])
+        assert entry["outputs"] == {"2": {"text": ["7"]}}
 
 
 async def test_other_spellings_of_an_id_are_refused(server: Any, new_id: str) -> None:

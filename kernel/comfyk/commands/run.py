@@ -15,11 +15,12 @@ import click
 from comfyk.commands.main_loop import Ended, run_to_end
 from comfyk.commands.run_display import display, label
 from comfyk.commands.session import Session
-from comfyk.commands.workflow_file import Workflow, WorkflowError, read_workflow
+from comfyk.commands.workflow_file import Workflow, read_workflow
 from comfyk.ctrl_c import CtrlC
 from comfyk.jobs.model import JobStatus
 from comfyk.settings import Override
 from comfyk.settings_sources import did_you_mean
+from comfyk.workflows import WorkflowError, schemas_of, to_prompt
 
 if TYPE_CHECKING:
     from comfyk.app import App
@@ -56,7 +57,7 @@ def run(
     input_: str | None,
     as_json: bool,
 ) -> None:
-    """Run WORKFLOW: JSON in API format, a PNG that carries a workflow, or - for standard input.
+    """Run WORKFLOW: JSON as the web UI saves or exports it, a PNG that carries one, or - for standard input.
 
     Exits with 0 when all of it ran, 1 when something failed, 130 on Ctrl-C.
     """
@@ -80,7 +81,7 @@ def run(
     if as_json:
         click.echo(json.dumps({name: getattr(result, name) for name in _Result.__slots__}, indent=2))
     else:
-        _report(read.prompt, result)
+        _report(read.prompt or {}, result)
     ctx.exit(0 if result.status == "completed" and not result.node_errors else 1)
 
 
@@ -93,12 +94,15 @@ async def _execute(
     app = session.app(overrides, store=MemoryJobStore())
     extra = {"extra_pnginfo": {"workflow": workflow.ui}} if workflow.ui else {}
     async with app:
-        _change(app, workflow.prompt, changes)
+        prompt = workflow.prompt
+        if prompt is None:
+            prompt = workflow.prompt = to_prompt(workflow.ui, schemas_of(app.nodes))
+        _change(app, prompt, changes)
         began = time.perf_counter()
-        with display(workflow.prompt, quiet=quiet) as show:
+        with display(prompt, quiet=quiet) as show:
             unsubscribe = app.events.subscribe(show)
             try:
-                submission = await app.jobs.submit(workflow.prompt, extra_data=extra)
+                submission = await app.jobs.submit(prompt, extra_data=extra)
                 outcome = await app.jobs.wait(submission.job.id)
             except PromptError as error:
                 return _Result("refused", error=error.error, node_errors=error.node_errors)

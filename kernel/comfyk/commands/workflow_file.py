@@ -1,4 +1,4 @@
-"""Reading a workflow to run: JSON in API format, or a picture that carries one."""
+"""Reading a workflow to run: JSON as the web UI saves or exports it, or a picture that carries one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfyk.workflows import WorkflowError, is_ui_workflow
+
 _PNG = b"\x89PNG\r\n\x1a\n"
-
-
-class WorkflowError(Exception):
-    """The file holds no workflow that can be run; the message says what to do."""
 
 
 @dataclass(slots=True)
 class Workflow:
-    """A prompt, with the workflow of the web UI that it was made from, if that is known."""
+    """A prompt, with the workflow of the web UI that it was made from, if that is known; one of them is there."""
 
-    prompt: dict[str, Any]
+    prompt: dict[str, Any] | None
     ui: dict[str, Any] | None = None
 
 
@@ -34,10 +32,12 @@ def read_workflow(name: str) -> Workflow:
     where = "standard input" if name == "-" else name
     if data.startswith(_PNG):
         texts = png_texts(data)
-        if "prompt" not in texts:
+        found = [name for name in ("prompt", "workflow") if name in texts]
+        if not found:
             raise WorkflowError(f"{where}: this picture carries no workflow")
-        workflow = _workflow(_parse(texts["prompt"], where), where)
-        workflow.ui = _parse(texts["workflow"], where) if "workflow" in texts else None
+        workflow = _workflow(_parse(texts[found[0]], where), where)
+        if found == ["prompt", "workflow"]:
+            workflow.ui = _parse(texts["workflow"], where)
         return workflow
     return _workflow(_parse(data, where), where)
 
@@ -52,11 +52,10 @@ def _parse(text: str | bytes, where: str) -> Any:
 def _workflow(data: Any, where: str) -> Workflow:
     if not isinstance(data, dict):
         raise WorkflowError(f"{where}: holds no workflow: expected an object of nodes")
-    if isinstance(data.get("nodes"), list):
-        raise WorkflowError(
-            f"{where}: this is a workflow as the web UI saves it; export it with "
-            "Workflow > Export (API) and run that file"
-        )
+    if is_ui_workflow(data):
+        return Workflow(None, data)
+    if is_ui_workflow(data.get("prompt")):
+        return Workflow(None, data["prompt"])
     if isinstance(data.get("prompt"), dict):  # the body of a POST to /prompt
         ui = ((data.get("extra_data") or {}).get("extra_pnginfo") or {}).get("workflow")
         return Workflow(data["prompt"], ui)

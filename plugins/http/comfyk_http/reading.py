@@ -7,6 +7,7 @@ without it (`Forgiving`) and name it in a header.
 
 from __future__ import annotations
 
+import codecs
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -24,11 +25,13 @@ F = TypeVar("F", bound=Forgiving)
 _ROOM = 50  # levels of nesting, out of about 200
 
 
-def _loads(data: bytes) -> Any:
+def _loads(data: bytes, lax: bool) -> Any:
     """Parse a body that is nested less deeply than JSON may be, so that what wraps it can be read back too."""
+    if lax:
+        data = data.removeprefix(codecs.BOM_UTF8)
     if data.count(b"[") + data.count(b"{") < _ROOM:
-        return loads(data)
-    value = loads(b"[" * _ROOM + data + b"]" * _ROOM)
+        return loads(data, nan=lax)
+    value = loads(b"[" * _ROOM + data + b"]" * _ROOM, nan=lax)
     for _ in range(_ROOM):
         if len(value) != 1:
             raise ValueError("more than one value")
@@ -36,8 +39,11 @@ def _loads(data: bytes) -> Any:
     return value
 
 
-async def read_value(request: web.Request) -> Any:
-    """The body as JSON of any kind. Raises ApiError (400, 413)."""
+async def read_value(request: web.Request, *, lax: bool = False) -> Any:
+    """The body as JSON of any kind. Raises ApiError (400, 413).
+
+    With `lax` it may begin with a byte order mark, and hold NaN and infinities: prompts do that come from files.
+    """
     body = await request.read()
     most = request.app[SETTINGS].max_json_values
     if len(body) > most and holds_more_values(body, most):
@@ -48,16 +54,16 @@ async def read_value(request: web.Request) -> Any:
             "Raise the limit with the setting http.max_json_values.",
         )
     try:
-        return _loads(body)
+        return _loads(body, lax)
     except ValueError as error:
         raise ApiError(400, "invalid_json", "The request body is not valid JSON.", str(error)) from None
 
 
-async def read_json(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
-    """The body as a JSON object; with `optional` no body at all is an empty one. Raises ApiError."""
+async def read_json(request: web.Request, *, optional: bool = False, lax: bool = False) -> dict[str, Any]:
+    """The body as a JSON object; with `optional` no body at all is an empty one, `lax` as above. Raises ApiError."""
     if optional and not (await request.read()).strip():
         return {}
-    body = await read_value(request)
+    body = await read_value(request, lax=lax)
     if not isinstance(body, dict):
         raise ApiError(400, "invalid_json", "The request body has to be a JSON object.")
     return body

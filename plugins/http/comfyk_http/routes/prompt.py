@@ -11,6 +11,7 @@ from comfyk.events import now_ms
 from comfyk.graph import PromptError, node_errors_summary
 from comfyk.jobs import DuplicateJobError
 from comfyk.wire import dumps
+from comfyk.workflows import is_bare_prompt, is_ui_workflow
 
 from comfyk_http.answer_descriptions import gives
 from comfyk_http.json_answers import json_answer
@@ -59,9 +60,8 @@ async def post_prompt(request: web.Request) -> web.Response:
 
 async def _queue(request: web.Request) -> web.Response:
     app = request.app[APP]
-    body = await read_json(request)
-    if body.get("prompt") is None:
-        raise ApiError(400, "no_prompt", "No prompt provided")
+    body = await read_json(request, lax=True)
+    _refuse_what_is_no_prompt(body)
     asked = parse(PromptRequest, body)
     job_id = body.get("prompt_id")
     if job_id is not None and not is_job_id(job_id):
@@ -101,6 +101,24 @@ async def _queue(request: web.Request) -> web.Response:
         left_out = node_errors_summary(submission.node_errors)
         log.warning("prompt %s runs without what is behind these errors: %s", job.id, left_out)
     return json_answer({"prompt_id": job.id, "number": job.number, "node_errors": submission.node_errors})
+
+
+def _refuse_what_is_no_prompt(body: dict[str, Any]) -> None:
+    """Say of what people send in a prompt's place what it is, and what to do with it. Raises ApiError."""
+    prompt = body.get("prompt")
+    if is_ui_workflow(body if prompt is None else prompt):
+        raise ApiError(
+            400,
+            "ui_workflow",
+            "This is a workflow as the web UI saves it, not a prompt.",
+            'Export it with File > Export (API) and send {"prompt": <that file>}; '
+            "`comfyk run` takes the file as it is.",
+        )
+    if prompt is None:
+        if is_bare_prompt(body):
+            message, todo = 'This is a prompt that is not wrapped: wrap it as {"prompt": ...}.', ""
+            raise ApiError(400, "bare_prompt", message, todo)
+        raise ApiError(400, "no_prompt", "No prompt provided", 'Send {"prompt": {<node id>: <node>, ...}}.')
 
 
 def _extra_data(
