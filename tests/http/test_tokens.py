@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import stat
 import subprocess
@@ -90,13 +91,49 @@ async def test_a_browser_logs_in_with_an_address(start: Any) -> None:
         async with browser.get(f"/?token={secret}", allow_redirects=False) as response:
             assert (response.status, response.headers["Location"]) == (303, "/")
             cookie = response.headers["Set-Cookie"].lower()
-            assert "httponly" in cookie and "samesite=lax" in cookie
+            assert "httponly" in cookie and "samesite=strict" in cookie
         async with browser.get("/prompt") as response:
             assert response.status == 200
         async with browser.ws_connect("/ws") as ws:
             assert (await ws.receive_json())["type"] == "status"
         async with browser.post("/queue", json={}, headers={"Origin": "https://evil.example"}) as response:
             assert response.status == 403
+
+
+async def test_a_browser_gets_a_page_that_takes_the_token_and_remembers_it(start: Any) -> None:
+    server = await start(require_token="always")
+    secret = Tokens(server.app.folders.user).create("one")
+    navigates = {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Mode": "navigate"}
+    text = ""
+    for path in ("/", "/docs", "/api/", "/nothing"):
+        async with server.client.get(path, headers=navigates) as response:
+            assert (response.status, response.content_type) == (401, "text/html")
+            text = await response.text()
+    action = re.search(r'<form method="post" action="([^"]+)"', text)
+    assert action is not None and "no such token" not in text
+    for headers in ({"Accept": "*/*"}, {"Accept": "text/html", "Sec-Fetch-Mode": "cors"}):
+        assert (await server.get("/", headers=headers))[1]["error"]["type"] == "unauthorized"
+
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(server.url, cookie_jar=jar) as browser:
+        for wrong in ("", "comfyk_wrong", "\u2603", "x" * 5000):
+            async with browser.post(action[1], data={"token": wrong}) as response:
+                assert response.status == 401 and "no such token" in await response.text()
+        async with browser.post(action[1], json={"token": secret}) as response:
+            assert response.status == 401 and not response.cookies
+        evil = {"Origin": "https://evil.example"}
+        async with browser.post(action[1], data={"token": secret}, headers=evil) as response:
+            assert response.status == 403 and not response.cookies
+        sent = {"token": f" {secret} "}
+        async with browser.post(action[1], data=sent, allow_redirects=False) as response:
+            assert (response.status, response.headers["Location"]) == (303, "/")
+            cookie = response.headers["Set-Cookie"].lower()
+            assert "httponly" in cookie and "samesite=strict" in cookie and "max-age" in cookie
+        async with browser.get("/", headers=navigates) as response:
+            assert response.status == 200
+        Tokens(server.app.folders.user).revoke("one")
+        async with browser.get("/", headers=navigates) as response:
+            assert response.status == 401
 
 
 async def test_a_websocket_may_have_it_in_its_address(start: Any) -> None:
