@@ -115,7 +115,7 @@ def test_names_are_checked(comfyk, tmp_path: Path) -> None:
     unknown = comfyk("plugin", "disable", "htpp")
     assert unknown.returncode == 1 and "there is no plugin 'htpp'; did you mean 'http'?" in unknown.stderr
     assert not (tmp_path / "comfyk.toml").exists()
-    for name in ("Hello", "../x", "a--b", "", "http", "jobs", "class"):
+    for name in ("Hello", "../x", "a--b", "", "http", "jobs", "class", "json"):
         assert comfyk("plugin", "new", "--", name).returncode == 1, name
     assert list(tmp_path.iterdir()) == []
 
