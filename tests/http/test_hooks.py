@@ -137,6 +137,17 @@ async def test_flags_are_merged_in_depth(start: Any) -> None:
         assert (await ws.receive_json())["data"] == flags
 
 
+async def test_flags_that_are_no_json_are_their_plugins_error(start: Any) -> None:
+    endless: dict[str, Any] = {}
+    endless["me"] = endless
+    server = await start(plugins=[Flags(endless), Flags({"mine": 1}), Flags({"text": "\ud800"})])
+    status, flags = await server.get("/features")
+    assert status == 200 and flags["mine"] == 1 and "me" not in flags and "text" not in flags
+    errors = {info.name: [error.hook for error in info.errors] for info in server.app.plugins.infos()}
+    assert errors["plugin0"] == errors["plugin2"] == ["comfyk_feature_flags"]
+    assert errors["plugin1"] == []
+
+
 # --- doctor -------------------------------------------------------------------------------------------------------
 
 

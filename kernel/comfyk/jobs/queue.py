@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyk.events import EventBus, HistoryDeleted, JobQueued, now_ms
+from comfyk.foreign_code import watch
 from comfyk.graph.validation import MAX_NODES, PromptError, check_shape, validate_prompt
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings
@@ -358,10 +359,11 @@ class JobQueue:
             unload = any(unload for unload, _, _ in requests)
             free = any(free for _, free, _ in requests)
             try:
-                await _hand_over(
-                    lambda: self._executor.free(unload_models=unload, free_memory=free),
-                    [future for _, _, future in requests],
-                )
+                with watch("freeing memory by", type(self._executor).__name__, awaits=True):
+                    await _hand_over(
+                        lambda: self._executor.free(unload_models=unload, free_memory=free),
+                        [future for _, _, future in requests],
+                    )
             finally:  # not before: no job is started meanwhile
                 del self._free_requests[: len(requests)]
         while self._between:

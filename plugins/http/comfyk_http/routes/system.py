@@ -14,6 +14,7 @@ import comfyk
 from aiohttp import web
 from comfyk import App
 from comfyk.api import operation
+from comfyk.wire import dumps
 
 from comfyk_http.answer_descriptions import gives
 from comfyk_http.json_answers import json_answer
@@ -38,7 +39,13 @@ def queue_info(app: App) -> dict[str, Any]:
 def feature_flags(app: App) -> dict[str, Any]:
     """The flags of all plugins. While no plugin says otherwise there are no assets."""
     flags: dict[str, Any] = {"assets": False}
-    for added in app.hook.comfyk_feature_flags():
+    hook = "comfyk_feature_flags"
+    for plugin, added in app.hook.each(hook):
+        try:
+            dumps(added)
+        except ValueError as error:  # it contains itself, perhaps
+            app.plugins.record(plugin, hook, error)
+            continue
         flags = merged(flags, added)
     return flags
 
