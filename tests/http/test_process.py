@@ -161,6 +161,7 @@ async def test_an_upload_that_a_crash_cut_off_leaves_nothing(tmp_path: Path) -> 
     options = ("--port", "0", "--set", "plugins.disabled=core-nodes")
     async with process(tmp_path, *options) as started:
         host, port = (await url_of(started)).removeprefix("http://").split(":")
+        writers: list[asyncio.StreamWriter] = []  # one that nobody holds is closed
         for path, head in (
             ("/userdata/x.bin", ""),
             (
@@ -169,6 +170,7 @@ async def test_an_upload_that_a_crash_cut_off_leaves_nothing(tmp_path: Path) -> 
             ),
         ):
             _, writer = await asyncio.open_connection(host, int(port))
+            writers.append(writer)
             writer.write(
                 f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000000\r\n"
                 f"Content-Type: multipart/form-data; boundary=x\r\n\r\n{head}".encode()

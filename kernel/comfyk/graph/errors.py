@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from comfyk.logs import printable
 from comfyk.wire import dumps_anything, text_of
 
 Error = dict[str, Any]
@@ -37,7 +38,7 @@ class PromptError(Exception):
     @property
     def summary(self) -> str:
         """All of it as one line for a log: what is wrong at each node, or with the prompt as a whole."""
-        return node_errors_summary(self.node_errors) or " ".join(str(self).split())
+        return node_errors_summary(self.node_errors) or printable(str(self))
 
 
 def in_words(error: Mapping[str, Any]) -> str:
@@ -57,7 +58,7 @@ def node_errors_summary(node_errors: Mapping[str, Any]) -> str:
     ]
     if (more := len(node_errors) - _NODES_IN_SUMMARY) > 0:
         told.append(f"and {more} more nodes")
-    return cut(" ".join("; ".join(told).split()), _TEXT_SHOWN // 2)
+    return cut(printable("; ".join(told)), _TEXT_SHOWN // 2)
 
 
 def error(type: str, message: str, details: str = "", extra_info: Mapping[str, Any] | None = None) -> Error:

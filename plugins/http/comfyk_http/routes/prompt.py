@@ -54,7 +54,7 @@ async def post_prompt(request: web.Request) -> web.Response:
     try:
         return await _queue(request)
     except ApiError as error:
-        log.warning("refused a prompt: %s", " ".join(f"{error.message} {error.details}".split()))
+        log.warning("refused a prompt: %s %s", error.message, error.details)
         raise
 
 
