@@ -2,9 +2,10 @@
 
 The public modules beside this one: `comfyk.io` and `comfyk.ui` (writing nodes), `comfyk.api` (routes), `comfyk.events`,
 `comfyk.settings`, `comfyk.folders`, `comfyk.jobs` (jobs, stores, executors), `comfyk.execution` (caches),
-`comfyk.graph`, `comfyk.nodes`, `comfyk.packs`, `comfyk.tasks`, `comfyk.database`, `comfyk.doctor`, `comfyk.atomic`,
-`comfyk.locks`, `comfyk.logs` (lines of the log), `comfyk.foreign_code` (calling what others wrote) and `comfyk.wire`
-(JSON). What they do not name in `__all__` is the kernel's own, and may change in any version.
+`comfyk.graph`, `comfyk.workflows` (of the web UI), `comfyk.nodes`, `comfyk.packs`, `comfyk.tasks`, `comfyk.database`,
+`comfyk.doctor`, `comfyk.atomic`, `comfyk.locks`, `comfyk.logs` (lines of the log), `comfyk.foreign_code` (calling what
+others wrote) and `comfyk.wire` (JSON). What they do not name in `__all__` is the kernel's own, and may change in any
+version.
 """
 
 from typing import TYPE_CHECKING, Any

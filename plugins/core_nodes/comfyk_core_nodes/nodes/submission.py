@@ -13,7 +13,7 @@ from comfyk_core_nodes.nodes import NODES
 
 if TYPE_CHECKING:
     from comfyk import App
-    from comfyk.nodes.definition import NodeDef
+    from comfyk.nodes import NodeDef
 
 _ours: frozenset[type] = frozenset(NODES)
 _defaults: dict[type, dict[str, Any]] = {}
