@@ -5,11 +5,11 @@ torch kernel, on any thread. So does a page that cannot be read, of a disk that 
 beforehand helps, since the file may change after it, and Python cannot handle the signal: its own handlers run
 between two of its instructions, and the one in the kernel would be tried again and again before that.
 
-So the handler is machine code, forty instructions that are written out here. For an address within a *guarded range*
-it puts zeros in place of the rest of the range and marks the range as hit; the kernel then goes on with zeros, and
-whoever guards the range looks at the mark afterwards. For any other address it puts back the handler that was
-there before, which then gets the same signal. For a signal that a process sent, as a handler does which this one
-handed on to and which puts back what it found, it is the handler that was there at first: they cannot go in a circle.
+So the handler is machine code, some fifty instructions that are written out here. For an address within a *guarded
+range* it puts zeros in place of the rest of the range and marks the range as hit; the kernel then goes on with zeros,
+and whoever guards the range looks at the mark afterwards. For any other address it calls the handler that was there
+before. It stays in place meanwhile: other threads may come to the same, and a handler that is about to end the process,
+such as faulthandler's, sends the signal once more. For a signal that was sent, it puts back what was there at first.
 It takes no lock, no memory and no Python, and the code does not change after it is written: it comes from a file in
 memory that is mapped to be read and run.
 
@@ -38,13 +38,13 @@ _TABLE, _BEFORE, _FIRST = (digit * 0x1111111111111111 for digit in (1, 2, 3))
 
 _X86_64 = bytes.fromhex(
     "837e0800"  # 00      cmpl $0, 8(%rsi)         the kernel's own signal, no process's?
-    "7e69"  # 04          jle sent
+    "7e7e"  # 04          jle sent
     "488b4610"  # 06      mov 16(%rsi), %rax       the address
     "49b81111111111111111"  # movabs $TABLE, %r8
     "498b08"  # 14        mov (%r8), %rcx          entries
-    "498b7808"  # 17      mov 8(%r8), %rdi         mask
+    "4d8b4808"  # 17      mov 8(%r8), %r9          mask
     "4885c9"  # 1b  next: test %rcx, %rcx
-    "7443"  # 1e          je miss
+    "744a"  # 1e          je miss
     "48ffc9"  # 20        dec %rcx
     "4983c018"  # 23      add $24, %r8
     "493b00"  # 27        cmp (%r8), %rax
@@ -52,41 +52,50 @@ _X86_64 = bytes.fromhex(
     "493b4008"  # 2c      cmp 8(%r8), %rax
     "73e9"  # 30          jae next
     "49c7401001000000"  #  movq $1, 16(%r8)        hit
-    "4821c7"  # 3a        and %rax, %rdi           mmap(page,
-    "498b7008"  # 3d      mov 8(%r8), %rsi
-    "4829fe"  # 41        sub %rdi, %rsi                end - page,
-    "ba03000000"  # 44    mov $3, %edx                  PROT_READ | PROT_WRITE,
-    "41ba32400000"  # 49  mov $0x4032, %r10d            PRIVATE | FIXED | ANONYMOUS | NORESERVE,
-    "4983c8ff"  # 4f      or $-1, %r8                   -1,
-    "4531c9"  # 53        xor %r9d, %r9d                0)
-    "b809000000"  # 56    mov $9, %eax
-    "0f05"  # 5b          syscall
-    "4839f8"  # 5d        cmp %rdi, %rax
-    "7501"  # 60          jne miss
-    "c3"  # 62            ret
-    "48be2222222222222222"  # miss: movabs $BEFORE, %rsi
-    "eb0a"  # 6d          jmp put
+    "56"  # 3a            push %rsi
+    "52"  # 3b            push %rdx
+    "4889c7"  # 3c        mov %rax, %rdi           mmap(page,
+    "4c21cf"  # 3f        and %r9, %rdi
+    "498b7008"  # 42      mov 8(%r8), %rsi
+    "4829fe"  # 46        sub %rdi, %rsi                end - page,
+    "ba03000000"  # 49    mov $3, %edx                  PROT_READ | PROT_WRITE,
+    "41ba32400000"  # 4e  mov $0x4032, %r10d            PRIVATE | FIXED | ANONYMOUS | NORESERVE,
+    "4983c8ff"  # 54      or $-1, %r8                   -1,
+    "4531c9"  # 58        xor %r9d, %r9d                0)
+    "b809000000"  # 5b    mov $9, %eax
+    "0f05"  # 60          syscall
+    "5a"  # 62            pop %rdx
+    "5e"  # 63            pop %rsi
+    "4839f8"  # 64        cmp %rdi, %rax
+    "7501"  # 67          jne miss
+    "c3"  # 69            ret
+    "48b82222222222222222"  # miss: movabs $BEFORE, %rax
+    "488b00"  # 74        mov (%rax), %rax         the handler before: SIG_DFL, SIG_IGN, or
+    "4883f801"  # 77      cmp $1, %rax
+    "7607"  # 7b          jbe sent
+    "bf07000000"  # 7d    mov $7, %edi
+    "ffe0"  # 82          jmp *%rax                handler(SIGBUS, info, context)
     "48be3333333333333333"  # sent: movabs $FIRST, %rsi
-    "bf07000000"  # 79 put: mov $7, %edi           rt_sigaction(SIGBUS, before or first,
-    "31d2"  # 7e          xor %edx, %edx                NULL,
-    "41ba08000000"  # 80  mov $8, %r10d                 8)
-    "b80d000000"  # 86    mov $13, %eax
-    "0f05"  # 8b          syscall
-    "c3"  # 8d            ret
-    "b80f000000"  # 8e restorer: mov $15, %eax     rt_sigreturn()
-    "0f05"  # 93          syscall
+    "bf07000000"  # 8e    mov $7, %edi             rt_sigaction(SIGBUS, first,
+    "31d2"  # 93          xor %edx, %edx                NULL,
+    "41ba08000000"  # 95  mov $8, %r10d                 8)
+    "b80d000000"  # 9b    mov $13, %eax
+    "0f05"  # a0          syscall
+    "c3"  # a2            ret
+    "b80f000000"  # a3 restorer: mov $15, %eax     rt_sigreturn()
+    "0f05"  # a8          syscall
 )
-_X86_64_RESTORER = 0x8E
+_X86_64_RESTORER = 0xA3
 
 _ARM64 = bytes.fromhex(
     "290840b9"  # 00      ldr w9, [x1, #8]         the kernel's own signal, no process's?
     "3f010071"  # 04      cmp w9, #0
-    "ad030054"  # 08      b.le sent
+    "ad040054"  # 08      b.le sent
     "2a0840f9"  # 0c      ldr x10, [x1, #16]       the address
-    "48040058"  # 10      ldr x8, TABLE
+    "48050058"  # 10      ldr x8, TABLE
     "0b0140f9"  # 14      ldr x11, [x8]            entries
     "0c0540f9"  # 18      ldr x12, [x8, #8]        mask
-    "cb0200b4"  # 1c next: cbz x11, miss
+    "4b0300b4"  # 1c next: cbz x11, miss
     "6b0500d1"  # 20      sub x11, x11, #1
     "08610091"  # 24      add x8, x8, #24
     "0d3940a9"  # 28      ldp x13, x14, [x8]
@@ -97,29 +106,37 @@ _ARM64 = bytes.fromhex(
     "290080d2"  # 3c      mov x9, #1
     "090900f9"  # 40      str x9, [x8, #16]        hit
     "49010c8a"  # 44      and x9, x10, x12
-    "e00309aa"  # 48      mov x0, x9               mmap(page,
-    "c10109cb"  # 4c      sub x1, x14, x9               end - page,
-    "620080d2"  # 50      mov x2, #3                    PROT_READ | PROT_WRITE,
-    "430688d2"  # 54      mov x3, #0x4032               PRIVATE | FIXED | ANONYMOUS | NORESERVE,
-    "04008092"  # 58      mov x4, #-1                   -1,
-    "050080d2"  # 5c      mov x5, #0                    0)
-    "c81b80d2"  # 60      mov x8, #222
-    "010000d4"  # 64      svc #0
-    "1f0009eb"  # 68      cmp x0, x9
-    "41000054"  # 6c      b.ne miss
-    "c0035fd6"  # 70      ret
-    "61010058"  # 74 miss: ldr x1, BEFORE
-    "02000014"  # 78      b put
-    "61010058"  # 7c sent: ldr x1, FIRST
-    "e00080d2"  # 80 put: mov x0, #7               rt_sigaction(SIGBUS, before or first,
-    "020080d2"  # 84      mov x2, #0                    NULL,
-    "030180d2"  # 88      mov x3, #8                    8)
-    "c81080d2"  # 8c      mov x8, #134
-    "010000d4"  # 90      svc #0
-    "c0035fd6"  # 94      ret
-    "1111111111111111"  # 98 TABLE
-    "2222222222222222"  # a0 BEFORE
-    "3333333333333333"  # a8 FIRST
+    "ef0301aa"  # 48      mov x15, x1
+    "f10302aa"  # 4c      mov x17, x2
+    "e00309aa"  # 50      mov x0, x9               mmap(page,
+    "c10109cb"  # 54      sub x1, x14, x9               end - page,
+    "620080d2"  # 58      mov x2, #3                    PROT_READ | PROT_WRITE,
+    "430688d2"  # 5c      mov x3, #0x4032               PRIVATE | FIXED | ANONYMOUS | NORESERVE,
+    "04008092"  # 60      mov x4, #-1                   -1,
+    "050080d2"  # 64      mov x5, #0                    0)
+    "c81b80d2"  # 68      mov x8, #222
+    "010000d4"  # 6c      svc #0
+    "e1030faa"  # 70      mov x1, x15
+    "e20311aa"  # 74      mov x2, x17
+    "1f0009eb"  # 78      cmp x0, x9
+    "41000054"  # 7c      b.ne miss
+    "c0035fd6"  # 80      ret
+    "f0010058"  # 84 miss: ldr x16, BEFORE
+    "100240f9"  # 88      ldr x16, [x16]           the handler before: SIG_DFL, SIG_IGN, or
+    "1f0600f1"  # 8c      cmp x16, #1
+    "69000054"  # 90      b.ls sent
+    "e00080d2"  # 94      mov x0, #7
+    "00021fd6"  # 98      br x16                   handler(SIGBUS, info, context)
+    "61010058"  # 9c sent: ldr x1, FIRST
+    "e00080d2"  # a0      mov x0, #7               rt_sigaction(SIGBUS, first,
+    "020080d2"  # a4      mov x2, #0                    NULL,
+    "030180d2"  # a8      mov x3, #8                    8)
+    "c81080d2"  # ac      mov x8, #134
+    "010000d4"  # b0      svc #0
+    "c0035fd6"  # b4      ret
+    "1111111111111111"  # b8 TABLE
+    "2222222222222222"  # c0 BEFORE
+    "3333333333333333"  # c8 FIRST
 )
 
 _SIGACTION_CALL = {"x86_64": 13, "aarch64": 134}
