@@ -51,10 +51,9 @@ def say_where(addresses: Iterable[str]) -> None:
     """Every address beside the first, which the plugin that listens has told."""
     for address in list(addresses)[1:]:
         log.info("also at: %s", address)
-    signal = (
-        "Ctrl-C" if sys.stdin is not None and sys.stdin.isatty() else f"Ctrl-C, or SIGTERM to {os.getpid()}"
-    )
-    log.info("to stop it: %s", signal)
+    # A plugin's `exit()` closes it.
+    typed = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+    log.info("to stop it: %s", "Ctrl-C" if typed else f"Ctrl-C, or SIGTERM to {os.getpid()}")
 
 
 def say_packs(app: App) -> None:
