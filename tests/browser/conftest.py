@@ -176,6 +176,9 @@ class UI:
 
     async def open(self) -> None:
         """Load the page, and wait until the UI has taken the place of its splash screen."""
+        await self.page.goto("about:blank")
+        # What the page before it was still asking for has ended with that page.
+        self.problems[:] = [problem for problem in self.problems if not problem.endswith("net::ERR_ABORTED")]
         await self.page.goto(self.server.url, timeout=60_000)
         loaded = "window.app?.graph && !document.querySelector('#splash-loader')"
         await self.page.wait_for_function(loaded, timeout=60_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
 import subprocess
@@ -320,7 +321,8 @@ async def few_descriptors(base: Path, *options: str) -> AsyncIterator[tuple[asyn
             assert line, "it did not start"
         yield started, line.decode().split()[-1]
     finally:
-        started.kill()
+        with contextlib.suppress(ProcessLookupError):  # the test has ended it
+            started.kill()
         await started.wait()
 
 
