@@ -79,11 +79,9 @@ async def test_a_large_history_costs_its_reader_alone(tmp_path: Path) -> None:
     workflow = {"nodes": ["x" * 1_000_000]}
     (tmp_path / "custom_nodes").mkdir()
     (tmp_path / "custom_nodes" / "show.py").write_text(SHOW)
-    (tmp_path / "comfyk.toml").write_text(
-        '[plugins]\ndisabled = ["core_nodes"]\n'
-    )  # whose torch takes memory too
+    without_torch = ("--set", "plugins.disabled=core-nodes")  # which takes memory too
     async with (
-        process(tmp_path, "--port", "0") as started,
+        process(tmp_path, "--port", "0", *without_torch) as started,
         aiohttp.ClientSession(await url_of(started)) as client,
     ):
         async with client.ws_connect("/ws?clientId=me") as ws:
