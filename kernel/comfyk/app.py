@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from comfyk.context import active_app, set_app
 from comfyk.database import Database, DatabaseError
-from comfyk.events import Event, EventBus, SettingsChanged
+from comfyk.event_bus import EventBus
+from comfyk.events import Event, SettingsChanged
 from comfyk.foreign_code import is_ours
 from comfyk.jobs.executor import Executor
 from comfyk.jobs.queue import JobQueue

@@ -2,43 +2,25 @@
 
 (That one is asked before there are hooks to call: see `comfyk.plugins`.)
 
-pluggy keeps the order (`tryfirst`, `trylast`), the wrappers and the first results. What comes on top of it here: a
-plugin that fails keeps its failure to itself, what a function returns is checked against the hookspec's annotation
-before anybody uses it, and a hookspec that is `async def` makes an async hook, whose functions are awaited one after
-the other.
+pluggy keeps the order (`tryfirst`, `trylast`), the wrappers and the first results. What comes on top of it: plugins
+are registered behind guards (`comfyk.hook_guards`), which keep a failure in and check what is returned before anybody
+uses it, and a hookspec that is `async def` makes an async hook, whose functions are awaited one after the other.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-from contextvars import ContextVar
-from functools import wraps
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import pluggy
 
-from comfyk.foreign_code import is_ours, watch
+from comfyk.hook_guards import Record, guarded, results_of, through
 from comfyk.hook_spec import PROJECT, Spec, WrongResult, hookspec
 
 __all__ = ["PROJECT", "BoundHooks", "HookCalls", "WrongResult", "hookimpl", "hookspec"]
 
 hookimpl = pluggy.HookimplMarker(PROJECT)
-
-
-class HookStuck(Exception):
-    """A plugin's async hook does not come to an end."""
-
-
-Record = Callable[[str, str, BaseException], None]
-"""Keeps a plugin's error: the plugin's name, the hook's, and what was raised."""
-
-
-_waited_for: set[asyncio.Future[Any]] = set()
-"""What async hooks do: a loop holds its tasks weakly."""
-_given: ContextVar[list[tuple[str, Any]] | None] = ContextVar("comfyk_hook_results", default=None)
-"""While `call_each` runs: which plugin returned what."""
 
 
 class _Guarded:
@@ -68,7 +50,8 @@ class HookCalls:
             raise ValueError(f"{namespace!r} holds no function that is marked with comfyk.hookspec")
         for name in found:
             if name in self.specs:
-                raise ValueError(f"there is a hook {name} already")
+                where = self.specs[name].function.__module__
+                raise ValueError(f"there is a hook {name} already, in {where}")
         for spec in found.values():
             if spec.reverse and not spec.is_async:
                 raise ValueError(f"{spec.name}: only async hooks are called in reverse order")
@@ -80,7 +63,7 @@ class HookCalls:
 
         Returns the names of the hooks that it implements, and for each whether the hook need not exist.
         """
-        guarded = _Guarded()
+        seen = _Guarded()
         hooks: dict[str, bool] = {}
         for attribute in dir(plugin):
             marks = self._manager.parse_hookimpl_opts(plugin, attribute)
@@ -88,11 +71,11 @@ class HookCalls:
                 continue
             hook = marks.get("specname") or attribute
             hooks[hook] = bool(marks.get("optionalhook"))
-            function = self._guard(self.specs.get(hook), marks, name, getattr(plugin, attribute))
+            function = guarded(self.specs.get(hook), marks, name, getattr(plugin, attribute), self._record)
             function.comfyk_impl = marks
-            setattr(guarded, attribute, function)
+            setattr(seen, attribute, function)
         try:
-            self._manager.register(guarded, name)
+            self._manager.register(seen, name)
         except BaseException:
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
@@ -118,11 +101,11 @@ class HookCalls:
         What a wrapper made itself comes with the name of the first wrapper.
         """
         given: list[tuple[str, Any]] = []
-        token = _given.set(given)
+        token = results_of.set(given)
         try:
             results = self.call(hook, **arguments)
         finally:
-            _given.reset(token)
+            results_of.reset(token)
         wrappers = [
             impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls() if impl.wrapper
         ]
@@ -154,17 +137,9 @@ class HookCalls:
         outcome: Any = (results[0] if results else None) if spec.firstresult else results
         for wrapper in reversed(wrappers):  # as pluggy does: each sees what the one inside of it made of it
             try:
-                if failure is None:
-                    wrapper.send(outcome)
-                else:
-                    wrapper.throw(failure)
-            except StopIteration as end:
-                outcome, failure = end.value, None
+                outcome, failure = through(wrapper, outcome, failure, hook), None
             except BaseException as error:
                 failure = error
-            else:
-                wrapper.close()
-                failure = RuntimeError(f"a wrapper of {hook} has to yield once")
         if failure is not None:
             raise failure
         return outcome
@@ -172,208 +147,6 @@ class HookCalls:
     def call_extra(self, hook: str, function: Callable[[], Any], **arguments: Any) -> Any:
         """Call a hook of wrappers around a function, which is called as its innermost implementation."""
         return getattr(self._manager.hook, hook).call_extra([function], arguments)
-
-    # --- guards -----------------------------------------------------------------------------------------------
-
-    def _guard(self, spec: Spec | None, marks: Mapping[str, Any], plugin: str, function: Any) -> Any:
-        """A function in a plugin's place that keeps the plugin's failures in."""
-        if marks.get("hookwrapper"):
-            raise TypeError(f"{function.__name__}: write `wrapper=True`, `result = yield`, `return result`")
-        if spec is None:
-            guarded = lambda *arguments: function(*arguments)  # noqa: E731 (a hook that nobody calls)
-        elif marks.get("wrapper"):
-            guarded = self._guard_wrapper(spec, plugin, function)
-        elif spec.is_async:
-            guarded = self._guard_async(spec, plugin, function)
-        else:
-            guarded = self._guard_plain(spec, plugin, function)
-        return wraps(function)(guarded)
-
-    def _guard_plain(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        what = f"the hook {spec.name} of the plugin"
-
-        def guarded(*arguments: Any) -> Any:
-            try:
-                with watch(what, plugin):
-                    returned = function(*arguments)
-                if inspect.iscoroutine(returned) and not spec.returns_awaitables:
-                    returned.close()
-                    raise WrongResult(f"{spec.name} cannot be async")
-                returned = spec.check(returned)
-            except BaseException as error:
-                self._failed(spec, plugin, error)
-                return None
-            if returned is not None and spec.returns_awaitables:
-                returned = self._guard_awaited(spec, plugin, returned)
-            if returned is not None and (given := _given.get()) is not None:
-                given.append((plugin, returned))
-            return returned
-
-        return guarded
-
-    def _guard_async(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        what = f"the hook {spec.name} of the plugin"
-
-        async def guarded(*arguments: Any) -> Any:
-            try:
-                with watch(what, plugin):
-                    returned = function(*arguments)
-                if inspect.isawaitable(returned):
-                    with watch(what, plugin, awaits=True):
-                        returned = await _patiently(returned, spec)
-                return spec.check(returned)
-            except BaseException as error:
-                self._failed(spec, plugin, error)
-                return None
-
-        return guarded
-
-    async def _guard_awaited(self, spec: Spec, plugin: str, returned: Awaitable[Any]) -> Any:
-        """What a plugin returned to be awaited later: its failures are the plugin's too."""
-        try:
-            with watch(
-                f"what the hook {spec.name} has awaited of the plugin", plugin, awaits=True, patient=True
-            ):
-                return await returned
-        except GeneratorExit:  # the coroutine is being closed
-            raise
-        except BaseException as error:
-            self._failed(spec, plugin, error)
-            return None
-
-    def _failed(self, spec: Spec, plugin: str, error: BaseException) -> None:
-        """Record what a plugin's function raised, or let it out where its hook says so."""
-        if is_ours(error):
-            raise error
-        if not spec.lets_out(error):
-            self._record(plugin, spec.name, error)
-            return
-        if isinstance(error, WrongResult):
-            self._record(plugin, spec.name, error)
-            raise WrongResult(f"plugin {plugin}: {error}") from None
-        raise error
-
-    def _guard_wrapper(self, spec: Spec, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        if spec.raises is True:
-
-            def passed_on(*arguments: Any) -> Generator[None, Any, Any]:
-                wrapper = function(*arguments)
-                once = RuntimeError(f"a wrapper of {spec.name} has to yield once")
-                try:
-                    next(wrapper)
-                except StopIteration:
-                    raise once from None
-                result: Any = None
-                raised: BaseException | None = None
-                try:
-                    result = yield
-                except BaseException as error:
-                    raised = error
-                try:
-                    if raised is None:
-                        wrapper.send(result)
-                    else:
-                        wrapper.throw(raised)
-                except StopIteration as end:
-                    returned = end.value
-                else:
-                    wrapper.close()
-                    raise once
-                try:
-                    return self._checked(spec, returned, result)
-                except TypeError as error:
-                    self._record(plugin, spec.name, error)
-                    raise WrongResult(f"plugin {plugin}: {error}") from None
-
-            return passed_on
-
-        def guarded(*arguments: Any) -> Generator[None, Any, Any]:
-            wrapper = None
-            try:
-                wrapper = function(*arguments)
-                next(wrapper)
-            except StopIteration:
-                self._record(plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once"))
-                wrapper = None
-            except BaseException as error:
-                self._failed(spec, plugin, error)
-                wrapper = None
-            result: Any = None
-            raised: BaseException | None = None
-            try:
-                result = yield
-            except BaseException as error:
-                raised = error
-            if wrapper is not None:
-                try:
-                    if raised is None:
-                        wrapper.send(result)
-                    else:
-                        wrapper.throw(raised)
-                except StopIteration as end:
-                    try:
-                        return self._checked(spec, end.value, result)
-                    except TypeError as error:
-                        self._record(plugin, spec.name, error)
-                except BaseException as error:
-                    if error is not raised:
-                        self._failed(spec, plugin, error)
-                else:
-                    wrapper.close()
-                    self._record(
-                        plugin, spec.name, RuntimeError(f"a wrapper of {spec.name} has to yield once")
-                    )
-            if raised is not None:
-                raise raised
-            return result
-
-        return guarded
-
-    @staticmethod
-    def _checked(spec: Spec, result: Any, given: Any) -> Any:
-        """What a wrapper made of the result that it was given. Raises TypeError."""
-        if spec.firstresult:
-            if result is None and given is not None:
-                raise WrongResult(
-                    f"a wrapper of {spec.name} has to return a result, the one that it got or another"
-                )
-            return spec.check(result)
-        if not isinstance(result, list):
-            raise WrongResult(
-                f"a wrapper of {spec.name} has to return the list of results, not {result!r:.80}"
-            )
-        seen = {id(one) for one in given or ()}
-        return [one if id(one) in seen else spec.check(one) for one in result]
-
-
-async def _patiently(awaitable: Awaitable[Any], spec: Spec) -> Any:
-    """What an async hook gives. Raises HookStuck when that takes too long; it goes on then, and nobody hears of it."""
-    task = asyncio.ensure_future(_kept(awaitable))
-    _waited_for.add(task)
-    task.add_done_callback(_waited_for.discard)
-    try:
-        done, _ = await asyncio.wait([task], timeout=spec.patience_s)
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-    if not done:
-        raise HookStuck(
-            f"{spec.name} has not returned for {spec.patience_s:g} s; the others go on without it"
-        )
-    result, error = task.result()
-    if error is not None:
-        raise error
-    return result
-
-
-async def _kept(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """The result, or what is raised: out of a task some would end the loop."""
-    try:
-        return await awaitable, None
-    except BaseException as error:
-        if is_ours(error) or isinstance(error, GeneratorExit):  # the coroutine is being closed
-            raise
-        return None, error
 
 
 def _in_order(implementations: list[pluggy.HookImpl], reverse: bool) -> Iterable[pluggy.HookImpl]:

@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comfyk.events import Event, EventBus
+from comfyk.event_bus import EventBus
+from comfyk.events import Event
 from comfyk.folders import Folders, is_file
 from comfyk.foreign_code import ForeignThreads, is_ours, watch
 from comfyk.hooks import BoundHooks

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfyk import builtin, hook_spec, hooks, hookspecs
+from comfyk import builtin, hook_guards, hook_spec, hooks, hookspecs
 from comfyk.atomic import write_file
 from comfyk.foreign_code import describe, is_ours, watch
 from comfyk.hooks import PROJECT, BoundHooks, HookCalls
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 KERNEL = "kernel"
 """The plugin that the kernel itself is: there in every process, called last."""
 
-_HERE = (__file__, hooks.__file__, hook_spec.__file__)
+_HERE = (__file__, hooks.__file__, hook_guards.__file__, hook_spec.__file__)
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Plugins:
         plugins = cls(disabled)
         found = importlib.metadata.entry_points(group=PROJECT)
         # pluggy calls the plugin that was registered last first, and hooks shall run in alphabetical order.
-        entry_points = sorted(found, key=lambda entry: entry.name, reverse=True)
+        entry_points = sorted(found, key=lambda entry: (entry.name, entry.value), reverse=True)
         for entry_point in entry_points:
             plugins._load(entry_point.name, entry_point.load, entry_point.value, entry_point.dist)
         plugins._add_hooks()
@@ -118,7 +118,7 @@ class Plugins:
 
     def _add_hooks(self) -> None:
         """Add the hooks that newly loaded plugins have for others. They come first: all may use them."""
-        for name, loaded in self._loaded.items():
+        for name, loaded in sorted(self._loaded.items()):
             function = getattr(loaded, "comfyk_add_hooks", None)
             if not hasattr(function, "comfyk_impl"):
                 continue

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from comfyk.atomic import write_file
-from comfyk.events import Event, EventBus, now_ms
+from comfyk.event_bus import EventBus
+from comfyk.events import Event, now_ms
 from comfyk.foreign_code import describe, is_ours
 from comfyk.wire import dumps_anything, loads
 

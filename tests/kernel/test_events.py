@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from comfyk.events import EventBus, Progress, QueueChanged
+from comfyk.event_bus import EventBus
+from comfyk.events import Progress, QueueChanged
 
 
 def event(value):

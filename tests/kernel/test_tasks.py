@@ -17,7 +17,8 @@ import comfyk.tasks
 import pytest
 from comfyk import hookimpl
 from comfyk.app import App
-from comfyk.events import Event, EventBus
+from comfyk.event_bus import EventBus
+from comfyk.events import Event
 from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
 from comfyk.tasks import SERVER_STOPPED, Task, TaskChanged, Tasks
@@ -333,7 +334,7 @@ async def test_the_server_does_not_wait_for_ever(
 CRASHES = """
 import asyncio, sys
 from pathlib import Path
-from comfyk.events import EventBus
+from comfyk.event_bus import EventBus
 from comfyk.tasks import Tasks
 
 async def work(task):

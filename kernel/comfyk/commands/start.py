@@ -30,7 +30,8 @@ from comfyk.commands.options import (
     read_options,
 )
 from comfyk.commands.session import Session, overrides_of
-from comfyk.hooks import HookStuck, WrongResult
+from comfyk.hook_guards import HookStuck
+from comfyk.hook_spec import WrongResult
 from comfyk.jobs.store import StoreError
 from comfyk.logs import setup_logging
 from comfyk.pack_info import PACKS_FILE, save_packs

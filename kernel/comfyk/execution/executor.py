@@ -12,12 +12,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from comfyk.events import Event, EventBus
+from comfyk.event_bus import EventBus
+from comfyk.events import Event
 from comfyk.execution.cache import OutputCache
-from comfyk.execution.exits import without_exits
 from comfyk.execution.node_loop import LoopEnded, NodeLoop
 from comfyk.execution.objects import NodeObjects
 from comfyk.execution.run import JobRun
+from comfyk.exits import without_exits
 from comfyk.graph.signature import LazyChoices
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.model import Job, Outcome

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfyk import context
 from comfyk.execution.cache import CacheEntry
-from comfyk.execution.exits import without_exits
 from comfyk.execution.mapping import calls, find_blocker, merge, merge_ui
+from comfyk.exits import without_exits
 from comfyk.foreign_code import is_ours, text_of, watch
 from comfyk.graph.signature import Uncacheable
 from comfyk.io import ExecutionBlocker

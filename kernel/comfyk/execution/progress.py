@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from comfyk.event_bus import EventBus
 from comfyk.events import (
     Event,
-    EventBus,
     NodeProgress,
     Preview,
     PreviewImage,

@@ -8,7 +8,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from comfyk.context import Interrupted
-from comfyk.events import Event, EventBus
+from comfyk.event_bus import EventBus
+from comfyk.events import Event
 from comfyk.execution.cache import CacheEntry, OutputCache, Scope
 from comfyk.execution.classes import ClassGone, NodeClasses
 from comfyk.execution.handle import JobHandle

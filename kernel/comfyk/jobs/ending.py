@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from comfyk.event_bus import EventBus
 from comfyk.events import (
-    EventBus,
     Executing,
     ExecutionError,
     ExecutionInterrupted,

@@ -47,7 +47,8 @@ class Executor(Protocol):
 
         The events that clients show are ExecutionStart, ExecutionCached, Executing, Progress, ProgressState, Preview
         and Executed, whose outputs the outcome has too. How it ended is told by the queue, once it is stored: see
-        `Outcome`. A failure of a node is an outcome. Raises ExecutorDied when the job was not brought to an end.
+        `Outcome`; `tell` raises ValueError for an event that says so, and for one of another job, and drops what comes
+        after the end. A failure of a node is an outcome. Raises ExecutorDied when the job was not brought to an end.
         """
         ...
 

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from comfyk.events import EventBus, HistoryDeleted, JobQueued, now_ms
+from comfyk.event_bus import EventBus
+from comfyk.events import HistoryDeleted, JobQueued, now_ms
 from comfyk.foreign_code import watch
 from comfyk.graph.validation import MAX_NODES, PromptError, check_shape, validate_prompt
 from comfyk.hooks import BoundHooks

@@ -6,18 +6,22 @@ They are given to an `Executor`, of which this knows the protocol alone.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from comfyk.events import Event, EventBus, Executed, Executing, JobEvent, QueueChanged, now_ms
+from comfyk.event_bus import EventBus
+from comfyk.events import QueueChanged, now_ms
+from comfyk.exits import without_exits
 from comfyk.foreign_code import describe, is_ours, text_of
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings, crashed, ending_of, failure
 from comfyk.jobs.executor import Executor, ExecutorDied
 from comfyk.jobs.line import Line
 from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.reports import Reports, Running
 from comfyk.jobs.store import (
     DuplicateJobError,
     JobStore,
@@ -31,28 +35,6 @@ log = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S = 10.0
 _RETRY_FIRST_S, _RETRY_LAST_S = 0.5, 30.0
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """A job on its way from the line to the history."""
-
-    job: Job
-    begun: bool
-    """Whether its attempt is counted and stored."""
-    told: dict[str, dict[str, Any]]
-    """What its nodes have shown, as the plugins left it."""
-    task: asyncio.Task[None] | None = None
-    executing: bool = False
-    showing: str | None = None
-    """The node that clients see as running."""
-    cancelled: bool = False
-    lost: bool = False
-    """Another server has taken it over."""
-    waiting: asyncio.Future[Any] | None = None
-    """What it waits for before it starts."""
-    after: asyncio.Task[None] | None = None
-    """An earlier run of the same job, whose lease was lost: it must be over."""
 
 
 class RunningJobs:
@@ -88,7 +70,7 @@ class RunningJobs:
         self._endings = endings
         self._max_attempts = max_attempts
         self._room_made = room_made
-        self._watches_outputs = hook.implements("comfyk_node_output")
+        self._reports = Reports(events, hook)
         self._watches_ends = hook.implements("comfyk_job_finished")
 
     def __len__(self) -> int:
@@ -114,7 +96,7 @@ class RunningJobs:
         running = self.running[job.id] = Running(job, begun=False, told={})
         try:
             waiting = self._executor.prepare(job)
-            running.waiting = None if waiting is None else asyncio.ensure_future(waiting)
+            running.waiting = None if waiting is None else _awaited(waiting)
         except BaseException as error:
             if is_ours(error):
                 del self.running[job.id]
@@ -231,7 +213,7 @@ class RunningJobs:
         """Wait for what the job needs, then count and store the attempt. Raises _NotBegun when it was cancelled."""
         if not running.begun:
             if running.waiting is None and (waiting := self._executor.prepare(running.job)) is not None:
-                running.waiting = asyncio.ensure_future(waiting)
+                running.waiting = _awaited(waiting)
             if running.waiting is not None:
                 self.changed()
                 waited = running.waiting
@@ -253,7 +235,7 @@ class RunningJobs:
             raise _NotBegun
         running.executing = True
         try:
-            outcome = await self._executor.run(running.job, self._teller(running))
+            outcome = await self._executor.run(running.job, self._reports.of(running))
         finally:
             running.executing = False
             running.showing = None
@@ -266,24 +248,6 @@ class RunningJobs:
                 outcome.outputs[node_id] = running.told[node_id]
         ending_of(running.job, outcome)  # it is stored with the message that says how it ended
         return outcome
-
-    def _teller(self, running: Running) -> Callable[[Event], None]:
-        """What a job's executor reports to."""
-        job, emit = running.job, self._events.emit
-
-        def tell(event: Event) -> None:
-            event.client_id = job.client_id
-            if isinstance(event, JobEvent):
-                event.user = job.user
-                if isinstance(event, Executing):
-                    running.showing = event.display_node
-                elif self._watches_outputs and isinstance(event, Executed) and event.output is not None:
-                    event.output = _copy(event.output)  # what is cached stays as it is
-                    self._hook.comfyk_node_output(job=job, node_id=event.node, output=event.output)
-                    running.told[event.node] = event.output
-            emit(event)
-
-        return tell
 
     async def _end(self, running: Running, outcome: Outcome) -> None:
         """Store how a job ended, then tell everybody. The next one is started meanwhile."""
@@ -400,12 +364,10 @@ def _shown(outcome: Outcome) -> Outcome:
     )
 
 
-def _copy(output: dict[str, Any]) -> dict[str, Any]:
-    """What a node shows, so far as plugins add to it: the lists, and the entries in them."""
-    return {
-        name: [dict(item) if type(item) is dict else item for item in items] if type(items) is list else items
-        for name, items in output.items()
-    }
+def _awaited(waiting: Any) -> asyncio.Future[Any]:
+    if not inspect.isawaitable(waiting):
+        raise TypeError(f"the executor's prepare returned {waiting!r:.80}, and an awaitable is required")
+    return asyncio.ensure_future(without_exits(waiting))
 
 
 class _NotBegun(Exception):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 from comfyk import App, Plugins, hookimpl
-from comfyk.events import Executed, Executing, JobEnded, now_ms
+from comfyk.events import Event, Executed, Executing, ExecutionSuccess, JobEnded, now_ms
 from comfyk.graph import PromptError
 from comfyk.jobs import DuplicateJobError, ExecutorDied, Job, JobStatus, Outcome
 from comfyk.settings import load_settings
@@ -57,10 +57,15 @@ class Script:
                 return 5
             case "exits early":
                 raise SystemExit(3)
+            case "exits late":
+                return self.exit()
         return None
 
     async def fail(self) -> None:
         raise LookupError("what it waited for failed")
+
+    async def exit(self) -> None:
+        raise SystemExit(4)
 
     def text(self, job: Job) -> str:
         return job.prompt["1"]["inputs"]["text"]
@@ -88,9 +93,20 @@ class Script:
             return None
         if text == "unended":
             return Outcome(JobStatus.PENDING, now_ms(), now_ms())
+        if text == "other's":
+            tell(Executing(job_id="another", node="1", display_node="1"))
+        if text == "told early":
+            tell(ExecutionSuccess(job_id=job.id))
+        if text == "told over":
+            tell(Executing(job_id=job.id, node=None))
+        if text == "told late":
+            asyncio.get_running_loop().call_soon(self.tell_late, tell, job.id)
         output = {"text": [text]}
         tell(Executed(job_id=job.id, node="1", display_node="1", output=output))
         return Outcome(JobStatus.COMPLETED, now_ms(), now_ms(), outputs={"1": dict(output)})
+
+    def tell_late(self, tell: Callable[[Any], None], job_id: str) -> None:
+        tell(Executing(job_id=job_id, node="late", display_node="late"))
 
     def interrupt(self, job_id: str) -> None:
         if job_id not in self.held:
@@ -146,8 +162,12 @@ async def held(script: Script, count: int) -> None:
         ("late", "LookupError", "what it waited for failed"),
         ("prepared badly", "TypeError", "an awaitable is required"),
         ("exits early", "SystemExit", "3"),
+        ("exits late", "RuntimeError", "it called sys.exit(4)"),
         ("cancelled", "CancelledError", "The executor failed"),
         ("exits", "SystemExit", "3"),
+        ("other's", "ValueError", "of another, 'another'"),
+        ("told early", "ValueError", "reported ExecutionSuccess"),
+        ("told over", "ValueError", "reported Executing"),
         ("interrupted", "KeyboardInterrupt", "The executor failed"),
         ("die", "JobCrashed", "died 2 times, so it is not run again. The last time: The machine is gone."),
     ],
@@ -167,6 +187,15 @@ async def test_a_fault_of_the_executor_fails_the_job_and_the_queue_goes_on(
     assert good.status is JobStatus.COMPLETED and app.jobs.remaining == 0
     assert good.messages[-1][0] == "execution_success", "the queue adds what the executor left out"
     assert good.outputs == {"1": {"text": ["good"], "seen": [True]}}
+
+
+async def test_what_is_reported_after_the_end_is_dropped(scripted) -> None:
+    _, app = scripted
+    told: list[Event] = []
+    app.events.subscribe(told.append, Executing)
+    assert (await ended_after(app, "told late")).status is JobStatus.COMPLETED
+    assert (await ended_after(app, "good")).status is JobStatus.COMPLETED
+    assert [event.node for event in told if isinstance(event, Executing)] == ["1", None, "1", None]
 
 
 async def test_a_capacity_that_is_none_lets_jobs_wait_until_it_is_one(scripted, caplog) -> None:
