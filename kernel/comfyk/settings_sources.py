@@ -282,7 +282,7 @@ class Layers:
             where = self.where(names) or "settings"
             key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)[1:]
             shown = f" {detail['input']!r}:" if len(loc) > 1 and detail["type"] != "missing" else ""
-            lines[f"{where}: {key}:{shown} {detail['msg']}"] = None
+            lines[f"{where}: {key}:{shown} {detail['msg'].removeprefix('Value error, ')}"] = None
         return list(lines)
 
 

@@ -136,3 +136,35 @@ def test_settings_show_what_gave_them_their_value(comfyk, tmp_path: Path, enviro
     assert 'cache = "none"  # --set execution.cache=none' in text
     schema = json.loads(comfyk("settings", "schema").stdout)
     assert {"folders", "http", "storage"} <= schema["properties"].keys()
+
+
+ADDS = """
+from comfyk import hookimpl, hookspec
+
+class Hooks:
+    @hookspec
+    def comfyk_dish(self) -> str | None: ...
+
+@hookimpl
+def comfyk_add_hooks():
+    return Hooks()
+"""
+
+
+def test_of_two_that_add_one_hook_the_first_by_name_wins(comfyk, site) -> None:
+    for name in ("ada", "zoe"):
+        fake_plugin(site, name, ADDS)
+    found = json.loads(comfyk("plugin", "list", "--json").stdout)
+    errors = {plugin["name"]: [error["message"] for error in plugin["errors"]] for plugin in found}
+    assert errors["ada"] == []
+    assert errors["zoe"] == ["ValueError: there is a hook comfyk_dish already, in ada_module"]
+
+
+def test_an_event_loop_that_is_closed_is_one_clear_line(comfyk, site) -> None:
+    code = "import asyncio\nfrom comfyk import hookimpl\n@hookimpl(tryfirst=True)\ndef comfyk_create_event_loop():\n"
+    fake_plugin(
+        site, "loops", code + "    loop = asyncio.new_event_loop()\n    loop.close()\n    return loop\n"
+    )
+    done = comfyk("start", "--quick-test-for-ci", "--set", "plugins.disabled=core-nodes")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "which is closed" in done.stderr and "comfyk plugin disable" in done.stderr

@@ -14,7 +14,7 @@ import pytest
 def test_the_quick_test_starts_and_ends(comfyk) -> None:
     done = comfyk("start", "--quick-test-for-ci", "--cpu", "--use-sage-attention", "--cache-lru", "3")
     assert done.returncode == 0, done.stderr
-    assert "--use-sage-attention is an option of ComfyUI that has no meaning" in done.stderr
+    assert "--use-sage-attention is an option of ComfyUI that no plugin here takes" in done.stderr
     assert "--cpu" not in done.stderr
 
 
@@ -51,6 +51,12 @@ def test_help_lists_the_options_of_all_sections(comfyk) -> None:
         (["--set", "http.prt=1"], 1, "--set http.prt=1: there is no key http.prt; did you mean 'port'?"),
         (["--config", "none.toml"], 1, "--config: there is no file"),
         (["--set", "plugins.disabled=http,core-nodes"], 1, "no plugin that serves clients is enabled"),
+        (
+            ["--set", "plugins.disabled=http,core-nodes", "--port", "0"],
+            1,
+            "(one not loaded may: core-nodes, http)",
+        ),
+        (["--listen", '["::1"]'], 1, "--listen: http.listen: '[\"::1\"]': '[\"::1\"]' is no address"),
         (["--verbose", "INFO", "/dev/null/x.log"], 1, "/dev/null"),
     ],
 )

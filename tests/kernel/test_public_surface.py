@@ -29,6 +29,11 @@ def test_a_public_module_names_what_it_offers_and_says_what_it_is(name: str) -> 
     assert undocumented == []
 
 
+def test_the_docs_name_all_that_comfyk_itself_offers() -> None:
+    docs = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("plugins.md", "nodes.md"))
+    assert [name for name in comfyk.__all__ if not re.search(rf"\b{name}\b", docs)] == []
+
+
 def imported(file: Path) -> Iterator[tuple[str, str]]:
     """(module, name) for each import from the kernel in a file; the name is empty for `import module`."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -190,7 +190,7 @@ def start(ctx: click.Context, words: tuple[str, ...], help_wanted: bool) -> None
     settings = session.settings_with(given.overrides)
     try:
         setup_logging(settings.logging)
-        _say_ignored(given)
+        _say_ignored(given, session.plugins)
         gc.set_threshold(*_GC_THRESHOLD)
         loop = _new_event_loop(settings, session.plugins)
         if given.quick_test:
@@ -205,7 +205,13 @@ def start(ctx: click.Context, words: tuple[str, ...], help_wanted: bool) -> None
 
 
 def _new_event_loop(settings: Settings, plugins: Plugins) -> asyncio.AbstractEventLoop:
-    return plugins.call("comfyk_create_event_loop", settings=settings)
+    loop: asyncio.AbstractEventLoop = plugins.call("comfyk_create_event_loop", settings=settings)
+    if loop.is_closed():
+        raise WrongResult(
+            f"A plugin's comfyk_create_event_loop returned {loop!r:.80}, which is closed. `comfyk plugin list "
+            "--json` shows which has that hook; leave it out with `comfyk plugin disable NAME`."
+        )
+    return loop
 
 
 def _session(ctx: click.Context, words: Sequence[str]) -> Session:
@@ -224,9 +230,11 @@ def _sections(plugins: Plugins) -> dict[str, Any]:
     return kernel | plugin_sections(plugins)
 
 
-def _say_ignored(given: Given) -> None:
+def _say_ignored(given: Given, plugins: Plugins) -> None:
+    disabled = [info.name for info in plugins.infos() if info.state != "enabled"]
+    perhaps = f" (one not loaded may: {', '.join(disabled)})" if disabled else ""
     for name in given.ignored:
-        log.warning("%s is an option of ComfyUI that has no meaning in comfyk: it is ignored", name)
+        log.warning("%s is an option of ComfyUI that no plugin here takes%s: it is ignored", name, perhaps)
 
 
 def _help(ctx: click.Context, table: Mapping[str, BoundOption]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from comfyk.settings import AbsolutePath, Option, Section
-from pydantic import Field
+from pydantic import Field, field_validator
 
 if TYPE_CHECKING:
     import ssl
@@ -88,6 +89,16 @@ class HttpSettings(Section):
     take as long as it needs at `min_rate_kb`."""
     min_rate_kb: float = Field(default=1, gt=0)
     """How much of a body has to come, or of an answer be taken in, in kilobytes per second."""
+
+    @field_validator("listen")
+    @classmethod
+    def _listen(cls, listen: str) -> str:
+        for address in listen.split(","):
+            if not re.fullmatch(r"[\w.:%-]*", address.strip()):
+                raise ValueError(
+                    f"{address.strip()!r:.80} is no address; write them as in '127.0.0.1, ::1' or 'my-host'"
+                )
+        return listen
 
     @property
     def addresses(self) -> list[str]:
