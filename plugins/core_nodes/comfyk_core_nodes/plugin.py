@@ -60,7 +60,7 @@ async def comfyk_serve(app: App) -> None:
 
 
 @hookimpl
-async def comfyk_validate_prompt(app: App, prompt: dict[str, Any], extra_data: dict[str, Any]) -> None:
+def comfyk_validate_prompt(app: App, prompt: dict[str, Any], extra_data: dict[str, Any]) -> None:
     submission.prepare(app, prompt, extra_data)
 
 
