@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from comfyk.events import Event, JobEnded, JobQueued, Progress
+from comfyk.events import JobEnded, JobQueued, Progress
 from comfyk.hooks import hookimpl
 from comfyk.pack_module import load_module, unload_module
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from comfyk.execution.executor import ThreadExecutor
     from comfyk.jobs.memory import MemoryJobStore
     from comfyk.pack_info import PackInfo
-
-log = logging.getLogger("comfyk.jobs")
 
 _end_log: WeakKeyDictionary[App, list[Callable[[], None]]] = WeakKeyDictionary()
 """What ends the log of an app's jobs, and of how far they are."""
@@ -83,7 +80,10 @@ def comfyk_create_cache(app: App) -> OutputCache:
 
 @hookimpl(trylast=True)
 def comfyk_startup(app: App) -> None:
+    from comfyk.jobs.job_log import JobLog
     from comfyk.jobs.progress_log import ProgressLog, terminal
+
+    job_log = JobLog()
 
     def class_of(job_id: str, node_id: str) -> str | None:
         job = next((job for job in app.jobs.running if job.id == job_id), None)
@@ -91,7 +91,8 @@ def comfyk_startup(app: App) -> None:
 
     _end_log[app] = [
         app.events.subscribe(ProgressLog(class_of, terminal()), Progress, JobEnded),
-        app.events.subscribe(_log_jobs, JobQueued, JobEnded),
+        app.events.subscribe(job_log, JobQueued, JobEnded),
+        job_log.flush,
     ]
 
 
@@ -107,11 +108,3 @@ def comfyk_doctor(app: App) -> Iterable[Finding]:
     from comfyk.diagnosis import diagnose
 
     return diagnose(app)
-
-
-def _log_jobs(event: Event) -> None:
-    """In the words that programs which read ComfyUI's log look for."""
-    if isinstance(event, JobQueued):
-        log.info("got prompt %s", event.job_id)
-    elif isinstance(event, JobEnded) and event.seconds is not None:
-        log.info("Prompt executed in %.2f seconds: %s, %s", event.seconds, event.job_id, event.status)

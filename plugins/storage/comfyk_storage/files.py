@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from comfyk.jobs import StoreError
 
@@ -25,16 +25,15 @@ class FilesGoneError(StoreError):
     """What was committed may be gone: nothing more can be kept in the database."""
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
+class _State(NamedTuple):
     """The identity of a file, and its size."""
 
-    identity: tuple[int, int]
+    device: int
+    inode: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Index:
+class _Index(NamedTuple):
     """What the log's index says."""
 
     page_size: int
@@ -69,7 +68,7 @@ class DatabaseFiles:
             found = {name: _look(path) for name, path in self._paths.items()}
             for name, known in self._known.items():
                 state = found[name]
-                if state is None or state.identity != known.identity:
+                if state is None or state[:2] != known[:2]:
                     raise self._gone(name, "was deleted or replaced")
             index = self._read_index()
             short = self._short(found, index)
@@ -131,4 +130,4 @@ def _look(path: str) -> _State | None:
         status = os.stat(path)
     except OSError:
         return None
-    return _State((status.st_dev, status.st_ino), status.st_size)
+    return _State(status.st_dev, status.st_ino, status.st_size)
