@@ -116,7 +116,8 @@ async def comfyk_startup(app: App) -> None:
     """Start what the plugin keeps running.
 
     When: the plugins' nodes are registered, the store is open; the queue does not run yet, nobody listens, and no pack
-        is loaded. A task of yours may await `app.packs_loaded()`; this function itself may not.
+        is loaded. A task of yours may await `app.packs_loaded()`; this function itself may not. A job that it submits
+        is checked against the plugins' nodes alone, and runs when the queue does.
     Thread: the event loop's; blocking delays the start.
     Return: nothing.
     On error: recorded; the server starts all the same.

@@ -181,7 +181,9 @@ class JobQueue:
         when the id is taken, and StoreError when it cannot be stored.
         """
         _check_number(number)
-        if self._nodes_known is not None:
+        if (
+            self._nodes_known is not None and self._workers
+        ):  # else a plugin is starting: packs are loaded after it
             await self._nodes_known()
         created = now_ms()
         extra_data = {**(extra_data or {}), "create_time": created}

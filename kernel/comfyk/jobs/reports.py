@@ -13,7 +13,6 @@ from comfyk.events import (
     Event,
     Executed,
     Executing,
-    ExecutionError,
     ExecutionInterrupted,
     ExecutionSuccess,
     JobEnded,
@@ -25,7 +24,7 @@ from comfyk.jobs.model import Job
 
 log = logging.getLogger(__name__)
 
-_OF_THE_QUEUE = (JobQueued, ExecutionSuccess, ExecutionInterrupted, ExecutionError, JobEnded)
+_OF_THE_QUEUE = (JobQueued, ExecutionSuccess, ExecutionInterrupted, JobEnded)
 
 
 @dataclass(slots=True, eq=False)
