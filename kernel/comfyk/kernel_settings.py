@@ -139,6 +139,12 @@ class JobSettings(_KernelSection):
         ge=1,
         description="How many nodes a prompt may have; one with more is refused before it is looked at.",
     )
+    max_waiting_mb: int = Field(
+        default=1024,
+        ge=1,
+        description="How much the prompts that wait may take up together, in megabytes; while they do, no further "
+        "one is taken in. They lie in the job store: one at a time is in memory.",
+    )
 
 
 LogLevel = Literal["DEBUG", "DETAIL", "INFO", "WARNING", "ERROR", "CRITICAL"]

@@ -127,3 +127,31 @@ async def test_users_see_clear_and_interrupt_their_own_only(start: Any) -> None:
     await server.post("/history", {"clear": True}, headers=ann)
     assert (await server.get("/history", headers=ann)) == (200, {})
     assert list((await server.get("/history", headers=ben))[1]) == [ids["ben"]]
+
+
+async def test_what_waits_is_limited_and_a_long_queue_is_shown_whole(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFYK_JOBS__MAX_WAITING_MB", "5")
+    server = await start()
+    await server.post("/queue", {"pause": True})
+    large = {"a": "x" * 800_000}
+    ids = [await server.submit(server.show(number), extra_data=large) for number in range(6)]
+    async with server.client.post("/prompt", json={"prompt": server.show(), "extra_data": large}) as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+        error = (await answer.json())["error"]
+        assert error["type"] == "queue_full" and "jobs.max_waiting_mb" in error["message"]
+    huge = {"prompt": server.show(), "extra_data": {"a": "x" * 6_000_000}}
+    status, answer = await server.post("/prompt", huge)
+    assert status == 413 and "jobs.max_waiting_mb" in answer["error"]["message"]
+    async with server.client.get("/queue") as answer:
+        assert answer.content_length is None and answer.content_type == "application/json"
+        pending = (await answer.json())["queue_pending"]
+    assert [item[1] for item in pending] == ids
+    assert [item[2] for item in pending] == [server.show(number) for number in range(6)]
+    assert all(item[3]["a"] == large["a"] and item[4] == ["2"] for item in pending)
+    await server.post("/queue", {"delete": ids[:3]})
+    ids = [*ids[3:], await server.submit(server.show(), extra_data=large)]
+    await server.post("/queue", {"resume": True})
+    assert (await server.until_ended(ids[-1]))["status"]["completed"]
+    assert list((await server.get("/history"))[1]) == ids

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from comfyk.jobs.memory import MemoryJobStore
-from comfyk.jobs.model import JobStatus, Outcome
+from comfyk.jobs.model import Job, JobStatus, Outcome
 from comfyk.jobs.store import DuplicateJobError, JobQuery, JobStore, UnknownJobError
 from comfyk_storage.opening import open_job_store
 
@@ -32,6 +32,11 @@ async def ids(store: JobStore, **query) -> list[str]:
     return [line.id for line in lines]
 
 
+async def whole(store: JobStore) -> list[Job]:
+    """What a server that starts finds of jobs that have not ended, each read."""
+    return [await store.read(job) for job in await store.unfinished()]
+
+
 async def run(store: JobStore, job, outcome) -> None:
     await store.add(job)
     await store.start(job, outcome.started_at)
@@ -41,7 +46,7 @@ async def run(store: JobStore, job, outcome) -> None:
 async def test_unfinished_jobs_come_back_whole(store, make_job):
     job = make_job("a", workflow="w", number=2.5, sensitive={"token": "t"}, user="ann")
     await store.add(job)
-    assert await store.unfinished() == [job]
+    assert await whole(store) == [job]
 
 
 async def test_unfinished_order_is_running_then_number_then_age(store, make_job):
@@ -283,7 +288,7 @@ async def test_odd_but_valid_content_survives(store, make_job, make_outcome):
     text = "\u0000 \U0001f600 ' \" \\ %s :x ?"
     job = make_job("a'\"%s:x?", prompt={text: {text: [text, None, True, 1.5, -(2**53)]}}, user="%s ünï")
     await store.add(job)
-    assert await store.unfinished() == [job]
+    assert await whole(store) == [job]
     await store.finish(job, make_outcome())
     detail = await store.get(job.id, user="%s ünï")
     assert detail.job == job
@@ -318,7 +323,7 @@ async def test_a_deeply_nested_prompt_comes_back(store, make_job, make_outcome):
         value = [value]
     job = make_job("a", prompt={"1": value})
     await store.add(job)
-    assert await store.unfinished() == [job]
+    assert await whole(store) == [job]
     await store.finish(job, make_outcome())
     assert (await store.get("a")).job == job
 

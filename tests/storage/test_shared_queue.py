@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from comfyk.app import App
 from comfyk.events import Event, JobEnded
 from comfyk.hooks import hookimpl
-from comfyk.jobs import ExecutorDied, Job, JobStatus, Outcome, StoreError
+from comfyk.jobs import ExecutorDied, Job, JobStatus, Outcome, QueueFullError, StoreError
 from comfyk.jobs.other_servers import OtherServers
 from comfyk.plugins import Plugins
 from comfyk.settings import load_settings
@@ -75,8 +76,8 @@ class Server:
         self.ended: list[tuple[str, str]] = []
         app.events.subscribe(lambda event: self.ended.append((event.job_id, event.status)), JobEnded)
 
-    async def submit(self) -> str:
-        return (await self.queue.submit(PROMPT)).job.id
+    async def submit(self, **options: Any) -> str:
+        return (await self.queue.submit(PROMPT, **options)).job.id
 
 
 Start = Callable[..., Awaitable[Server]]
@@ -87,7 +88,7 @@ async def start(postgres, tmp_path) -> AsyncIterator[Start]:
     """`await start("ann", capacity=2)`: a server of that name, all of them on one database."""
     url, apps = postgres(), []
 
-    async def start_one(name: str, capacity: int = 1) -> Server:
+    async def start_one(name: str, capacity: int = 1, **settings: Any) -> Server:
         executor = Held(capacity)
 
         class Plugin:
@@ -99,7 +100,11 @@ async def start(postgres, tmp_path) -> AsyncIterator[Start]:
         plugins.register(Plugin(), "held")
         store = open_job_store(url, server_name=name, lease_s=LEASE_S, busy_timeout_s=0.2)
         assert isinstance(store, SharedSqlJobStore)
-        app = App(load_settings(plugins, overrides={"folders.base": str(tmp_path)}), plugins, store=store)
+        overrides = {
+            "folders.base": str(tmp_path),
+            **{f"jobs.{key}": value for key, value in settings.items()},
+        }
+        app = App(load_settings(plugins, overrides=overrides), plugins, store=store)
         app.nodes.add(Say)
         await app.start()
         apps.append(app)
@@ -300,3 +305,47 @@ async def test_numbers_go_on_from_each_others(start):
     _, pending = await here.queue.listing()
     assert [job.id for job in pending] == [jobs[3], later, jobs[4]]
     there.queue.pause()
+
+
+async def test_what_waits_is_limited_wherever_it_came_in(start):
+    here, there = [await start(name, max_waiting_mb=1) for name in ("here", "there")]
+    here.queue.pause()
+    there.queue.pause()
+    large = {"extra_data": {"text": "x" * 700_000}}
+    first = await here.submit(**large)
+    with pytest.raises(QueueFullError, match=r"jobs\.max_waiting_mb"):
+        await here.submit(**large)
+    await until(lambda: there.queue.remaining == 1)
+    with pytest.raises(QueueFullError):
+        await there.submit(**large)
+    assert await there.queue.delete([first]) == [first]
+    again = await there.submit(**large)
+    there.queue.resume()
+    await until(lambda: again in there.executor.running)
+    async with asyncio.timeout(10):
+        while True:  # until it has heard that there is room
+            with contextlib.suppress(QueueFullError):
+                last = await here.submit(**large)
+                break
+            await asyncio.sleep(0.05)
+    there.executor.end(again)
+    await until(lambda: last in there.executor.running)
+    there.executor.end(last)
+
+
+async def test_a_job_that_cannot_be_read_is_told_of_where_it_came_in(start, postgres):
+    here, there = await start("here"), await start("there")
+    here.queue.pause()
+    there.queue.pause()
+    job, next_job = await here.submit(), await here.submit()
+    with here.store._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE comfyk_jobs SET body = 'nonsense' WHERE id = %s", (job,))
+    waiting = asyncio.ensure_future(here.queue.wait(job))
+    await asyncio.sleep(0)
+    there.queue.resume()
+    outcome = await asyncio.wait_for(waiting, 10)
+    assert outcome.error["exception_type"] == "UnreadableJob"
+    await until(lambda: next_job in there.executor.running)
+    there.executor.end(next_job)
+    await until(lambda: len(here.ended) == 2)
+    assert here.ended == there.ended == [(job, "failed"), (next_job, "completed")]

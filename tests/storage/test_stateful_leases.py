@@ -197,7 +197,7 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                     (k.attempts == 0, k.number, k.age, i) for i, k in self.kept.items() if not k.runs
                 )
                 assert [job.id for job in waiting] == [line[-1] for line in order]
-                assert self.do(name, "remaining") == len(self.kept)
+                assert self.do(name, "remaining").jobs == len(self.kept)
                 assert [job_id for job_id, _ in self.do(name, "history")] == list(self.history)
                 assert set(self.do(name, "ended", list("abcdef"))) == set("abcdef") - self.kept.keys()
 

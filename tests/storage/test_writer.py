@@ -12,8 +12,8 @@ import pytest
 from comfyk.jobs.model import JobStatus
 from comfyk.jobs.store import DuplicateJobError, JobQuery, StoreError
 from comfyk_storage.change import Change
-from comfyk_storage.job_store import row_of
 from comfyk_storage.opening import open_job_store
+from comfyk_storage.schema import unfinished_row
 from comfyk_storage.writer import _Waiting
 from sqlalchemy import text
 
@@ -146,7 +146,7 @@ async def test_what_follows_a_change_may_fail_and_nobody_waits_for_ever(tmp_path
         raise RuntimeError("the memory of it is full")
 
     store = open_job_store(f"sqlite:///{tmp_path}/comfyk.db")
-    change = Change(store._add, [row_of(make_job("a"), None)], committed=fails)
+    change = Change(store._add, [unfinished_row(make_job("a"), None)], committed=fails)
     async with asyncio.timeout(10):
         first, second = store._writer.submit(change), asyncio.ensure_future(store.add(make_job("b")))
         assert (await first, await second) == (None, None)
@@ -197,7 +197,7 @@ async def test_what_ran_when_the_server_ended_is_pending_again_and_first(databas
     await store.start(ran, 100)
     await store.close()
     store = open_job_store(database_url)
-    assert await store.unfinished() == [ran, make_job("a", number=1)]
+    assert [await store.read(job) for job in await store.unfinished()] == [ran, make_job("a", number=1)]
     assert (await store.list(JobQuery(statuses=[JobStatus.PENDING])))[1] == 2
     await store.remove(["b"])
     assert [job.id for job in await store.unfinished()] == ["a"]

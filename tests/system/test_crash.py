@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import uuid
+from pathlib import Path
 
 import aiohttp
+import pytest
 
 
 async def wait_until_idle(session, server):
@@ -142,3 +145,43 @@ async def test_a_server_that_is_killed_while_a_job_waits_for_torch_does_not_blam
         entry = (await answer.json())[job_id]
     assert entry["status"]["status_str"] == "success", entry["status"]
     assert entry["outputs"]["2"]["images"][0]["filename"] == "x_00001_.png"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is asked of /proc")
+async def test_a_queue_larger_than_memory_is_there_after_a_kill_and_runs(
+    make_server, session, prompt, tmp_path
+):
+    """Each job takes some 40 MB once it is read, all at once 400 MB and more."""
+    server = make_server(COMFYK_PLUGINS__DISABLED='["core-nodes"]')
+    await server.start()
+    async with session.post(server.url + "/queue", json={"pause": True}) as answer:
+        assert answer.status == 200
+    ids = [str(uuid.uuid4()) for _ in range(9)]
+    things = b"[" + b",".join([b'{"a":1}'] * 200_000) + b"]"
+    for job_id in ids:
+        head = json.dumps({"prompt": prompt(job_id), "prompt_id": job_id}).encode()
+        body = head[:-1] + b',"extra_data":{"extra_pnginfo":{"things":' + things + b"}}}"
+        async with session.post(server.url + "/prompt", data=body) as answer:
+            assert answer.status == 200, await answer.text()
+    assert peak_mb(server.pid) < 280
+    await server.kill()
+    await server.start()
+    async with session.get(server.url + "/queue") as answer:
+        shown = await answer.read()
+    assert sum(shown.count(f'"{job_id}",{{'.encode()) for job_id in ids) >= 7  # one or two may have run
+    await asyncio.wait_for(wait_until_idle(session, server), 60)
+    assert peak_mb(server.pid) < 280
+    async with session.get(server.url + "/jobs?status=completed&sort_order=asc") as answer:
+        assert [job["id"] for job in (await answer.json())["jobs"]] == ids
+    async with session.get(f"{server.url}/history/{ids[-1]}") as answer:
+        entry = (await answer.json())[ids[-1]]
+    assert entry["outputs"] == {"2": {"text": [ids[-1]]}}
+    assert entry["prompt"][3]["extra_pnginfo"] == {"things": json.loads(things)}
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that the process has held so far."""
+    [line] = [
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")
+    ]
+    return int(line.split()[1]) / 1000

@@ -9,8 +9,9 @@ from comfyk.jobs.history import (
     history_entry_json,
 )
 from comfyk.jobs.memory import MemoryJobStore
-from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.model import Job, JobStatus, Outcome, PackedJob, QueuedJob
 from comfyk.jobs.outputs import listed_outputs
+from comfyk.jobs.packing import listed, pack, unpack
 from comfyk.jobs.store import (
     DuplicateJobError,
     JobDetail,
@@ -18,10 +19,13 @@ from comfyk.jobs.store import (
     JobStore,
     JobSummary,
     LeaseLostError,
+    QueueFullError,
+    Remaining,
     Renewal,
     SharedJobStore,
     StoreError,
     UnknownJobError,
+    UnreadableJobError,
 )
 
 __all__ = [
@@ -37,14 +41,22 @@ __all__ = [
     "LeaseLostError",
     "MemoryJobStore",
     "Outcome",
+    "PackedJob",
+    "QueueFullError",
+    "QueuedJob",
+    "Remaining",
     "Renewal",
     "SharedJobStore",
     "StoreError",
     "UnknownJobError",
+    "UnreadableJobError",
     "duration",
     "ending_of",
     "finished_detail",
     "finished_summary",
     "history_entry_json",
+    "listed",
     "listed_outputs",
+    "pack",
+    "unpack",
 ]

@@ -16,7 +16,7 @@ from comfyk.events import (
     JobMessage,
     now_ms,
 )
-from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.model import Job, JobStatus, Outcome, QueuedJob
 
 _KINDS: dict[JobStatus, type[JobMessage]] = {
     JobStatus.COMPLETED: ExecutionSuccess,
@@ -35,7 +35,7 @@ _DEFAULTS: dict[type[JobMessage], dict[str, Any]] = {
 }
 
 
-def ending_of(job: Job, outcome: Outcome) -> JobMessage:
+def ending_of(job: Job | QueuedJob, outcome: Outcome) -> JobMessage:
     """The event that says how the job ended. An outcome without that message gets it."""
     kind = _KINDS[outcome.status]
     told = next((data for type, data in reversed(outcome.messages) if type == kind.type), None)
@@ -50,7 +50,7 @@ def ending_of(job: Job, outcome: Outcome) -> JobMessage:
     )
 
 
-def failure(job: Job, message: str, kind: str, at: int) -> Outcome:
+def failure(job: Job | QueuedJob, message: str, kind: str, at: int) -> Outcome:
     """The outcome of a job that fails outside of its nodes; `at` is when, in ms since the epoch."""
     error = ExecutionError(
         job_id=job.id,
@@ -63,7 +63,7 @@ def failure(job: Job, message: str, kind: str, at: int) -> Outcome:
     return Outcome(JobStatus.FAILED, None, at, messages=[(error.type, error.data())])
 
 
-def crashed(job: Job, why: str = "") -> Outcome:
+def crashed(job: Job | QueuedJob, why: str = "") -> Outcome:
     """How a job ends that took the process down, or its executor (which says why), each time it ran."""
     message = (
         f"The server process ended {job.attempts} times while this job ran, so it is not run again. "
@@ -111,7 +111,7 @@ class Endings:
         )
         self._events.uncork()
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job | QueuedJob, outcome: Outcome) -> None:
         """What all others hear."""
         ran = outcome.finished_at - outcome.started_at if outcome.started_at is not None else None
         self._events.emit(

@@ -6,7 +6,7 @@ is known of it is read back from there.
 
 from __future__ import annotations
 
-from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.model import Job, JobStatus, Outcome, QueuedJob
 from comfyk.jobs.outputs import summarize_outputs
 from comfyk.jobs.store import JobDetail, JobSummary
 from comfyk.wire import dumps_anything, loads_anything
@@ -34,7 +34,9 @@ def history_entry_json(job: Job, outcome: Outcome) -> bytes:
     )
 
 
-def unfinished_summary(job: Job, status: JobStatus, started_at: int | None) -> JobSummary:
+def unfinished_summary(
+    job: QueuedJob, workflow_id: str | None, status: JobStatus, started_at: int | None
+) -> JobSummary:
     """The line of a pending or running job."""
     return JobSummary(
         id=job.id,
@@ -44,7 +46,7 @@ def unfinished_summary(job: Job, status: JobStatus, started_at: int | None) -> J
         execution_start_time=started_at,
         outputs_count=0,
         previewable_outputs_count=0,
-        workflow_id=job.workflow_id,
+        workflow_id=workflow_id,
     )
 
 

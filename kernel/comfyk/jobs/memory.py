@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from comfyk.jobs.history import (
@@ -13,7 +13,8 @@ from comfyk.jobs.history import (
     history_entry_json,
     unfinished_summary,
 )
-from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.model import Job, JobStatus, Outcome, PackedJob, QueuedJob
+from comfyk.jobs.packing import listed, pack, queued, unpack, unread
 from comfyk.jobs.store import (
     DuplicateJobError,
     JobDetail,
@@ -29,7 +30,9 @@ _PART = 1_000_000
 @dataclass(slots=True)
 class _Unfinished:
     age: int
-    job: Job
+    job: QueuedJob
+    packed: PackedJob
+    workflow_id: str | None
     status: JobStatus = JobStatus.PENDING
     started_at: int | None = None
 
@@ -39,7 +42,7 @@ class _Unfinished:
 
     @property
     def summary(self) -> JobSummary:
-        return unfinished_summary(self.job, self.status, self.started_at)
+        return unfinished_summary(self.job, self.workflow_id, self.status, self.started_at)
 
 
 @dataclass(slots=True)
@@ -64,18 +67,32 @@ class MemoryJobStore:
     async def close(self) -> None:
         """Nothing to release."""
 
-    async def unfinished(self) -> list[Job]:
+    async def unfinished(self) -> list[QueuedJob]:
         kept = sorted(
             self._unfinished.values(),
             key=lambda k: (k.job.attempts == 0, k.job.number, k.age),
         )
         return [replace(k.job) for k in kept]
 
+    async def read(self, job: QueuedJob) -> Job:
+        kept = self._known(job)
+        return unpack(kept.job, kept.packed)
+
+    async def bodies(self, ids: Collection[str]) -> Mapping[str, bytes]:
+        kept = {job_id: self._unfinished[job_id] for job_id in ids if job_id in self._unfinished}
+        return {job_id: body for job_id, k in kept.items() if (body := listed(k.packed.body)) is not None}
+
+    async def set_aside(self, job: QueuedJob, outcome: Outcome) -> None:
+        await self.finish(unread(job), outcome)
+
     async def add(self, job: Job, started_at: int | None = None) -> None:
         if job.id in self._unfinished or job.id in self._finished:
             raise DuplicateJobError.of(job.id)
         status = JobStatus.PENDING if started_at is None else JobStatus.IN_PROGRESS
-        self._unfinished[job.id] = _Unfinished(next(self._ages), replace(job), status, started_at)
+        packed = pack(job)
+        self._unfinished[job.id] = _Unfinished(
+            next(self._ages), queued(job, packed.size), packed, job.workflow_id, status, started_at
+        )
 
     async def start(self, job: Job, started_at: int) -> None:
         kept = self._known(job)
@@ -95,7 +112,7 @@ class MemoryJobStore:
         if self._history_limit and len(self._finished) > self._history_limit:
             del self._finished[next(iter(self._finished))]
 
-    async def renumber(self, job: Job) -> None:
+    async def renumber(self, job: QueuedJob) -> None:
         if kept := self._unfinished.get(job.id):
             kept.job.number = job.number
 
@@ -159,9 +176,10 @@ class MemoryJobStore:
             return None
         if isinstance(kept, _Finished):
             return finished_detail(kept.summary, kept.entry, kept.user, kept.attempts)
-        return JobDetail(kept.summary, replace(kept.job, sensitive={}))
+        job = unpack(kept.job, PackedJob(kept.packed.body, None))
+        return JobDetail(kept.summary, job)
 
-    def _known(self, job: Job) -> _Unfinished:
+    def _known(self, job: Job | QueuedJob) -> _Unfinished:
         kept = self._unfinished.get(job.id)
         if kept is None:
             raise UnknownJobError.of(job.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class JobStatus(StrEnum):
@@ -17,6 +17,19 @@ class JobStatus(StrEnum):
     @property
     def finished(self) -> bool:
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class PackedJob(NamedTuple):
+    """What a job runs, as bytes: a tenth or less of what it is in memory once read."""
+
+    body: bytes
+    """JSON: `[prompt, extra data, targets]`."""
+    sensitive: bytes | None
+    """JSON; None when there is nothing of the kind."""
+
+    @property
+    def size(self) -> int:
+        return len(self.body) + len(self.sensitive or b"")
 
 
 @dataclass(slots=True)
@@ -39,6 +52,8 @@ class Job:
     """Milliseconds since the epoch."""
     attempts: int = 0
     """How often it was started; more than one after a crash."""
+    packed: PackedJob | None = field(default=None, init=False, repr=False, compare=False)
+    """While the job is put into the queue: what `pack` makes of it."""
 
     @property
     def client_id(self) -> str | None:
@@ -55,6 +70,21 @@ class Job:
     def queue_item(self) -> list[Any]:
         """The five fields that `/queue` and `/history` show: number, id, prompt, extra data, targets."""
         return [self.number, self.id, self.prompt, self.extra_data, self.targets]
+
+
+@dataclass(slots=True)
+class QueuedJob:
+    """What is known of a job in the queue without reading it: the rest lies in the store until its turn comes."""
+
+    id: str
+    number: float
+    user: str
+    created_at: int
+    attempts: int
+    size: int
+    """Bytes of what it runs, in the store; 0 of one that runs."""
+    client_id: str | None = None
+    """None also when it came in before this server started, or at another one."""
 
 
 @dataclass(slots=True)

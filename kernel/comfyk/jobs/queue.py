@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from comfyk.event_bus import EventBus
@@ -22,10 +23,12 @@ from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings
 from comfyk.jobs.executor import Executor
 from comfyk.jobs.line import Line, OwnLine, SharedLine
-from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.model import Job, JobStatus, Outcome, QueuedJob
 from comfyk.jobs.other_servers import POLL_S, OtherServers
+from comfyk.jobs.packing import queued
+from comfyk.jobs.parts import parts_of, read_bodies, read_whole
 from comfyk.jobs.running import RunningJobs
-from comfyk.jobs.store import JobStore, SharedJobStore, StoreError
+from comfyk.jobs.store import JobStore, SharedJobStore, StoreError, UnreadableJobError
 from comfyk.nodes.links import Prompt
 from comfyk.nodes.registry import NodeRegistry
 
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _FARTHEST = 1e15
 """The largest `number` of a job."""
+MAX_WAITING = 1024 * 1_000_000
+"""Bytes that the jobs which wait may take up together."""
 
 
 @dataclass(slots=True)
@@ -61,6 +66,7 @@ class JobQueue:
         max_attempts: int,
         max_nodes: int = MAX_NODES,
         nodes_known: Callable[[], Awaitable[None]] | None = None,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         """`nodes_known` returns when all nodes are registered: prompts wait for it."""
         self.store = store
@@ -74,7 +80,9 @@ class JobQueue:
         self._nodes_known = nodes_known
         self._shared = store if isinstance(store, SharedJobStore) else None
         self._wake = asyncio.Event()
-        self._line: Line = OwnLine(store) if self._shared is None else SharedLine(self._shared)
+        self._line: Line = (
+            OwnLine(store, max_waiting) if self._shared is None else SharedLine(self._shared, max_waiting)
+        )
         self._endings = Endings(events)
         self._jobs = RunningJobs(
             store, self._line, executor, events, hook, self._endings, max_attempts, self._room_made
@@ -92,8 +100,11 @@ class JobQueue:
     async def start(self) -> None:
         """Take up what was left the last time, and begin to work."""
         self._next_number, given_up = await self._line.load(self._max_attempts)
-        for job in given_up:
-            await self._jobs.give_up(job)
+        for waiting in given_up:
+            try:
+                await self._jobs.give_up(await self.store.read(waiting))
+            except UnreadableJobError as error:
+                await self._jobs.set_aside(error)
         if self._line.length:
             log.info("%d jobs are still in the queue from the last time", self._line.length)
         loop = asyncio.get_running_loop()
@@ -131,12 +142,23 @@ class JobQueue:
         """How many jobs have not ended."""
         return self._line.length + len(self._jobs)
 
-    async def listing(self, user: str | None = None) -> tuple[list[Job], list[Job]]:
-        """The jobs that run, on other servers too, and those that wait, next one first; with `user` only theirs."""
+    async def listing(self, user: str | None = None) -> tuple[list[QueuedJob], list[QueuedJob]]:
+        """The jobs that run, on other servers too, and those that wait, next one first; with `user` only theirs.
+
+        What they run is not read: see `bodies`.
+        """
         elsewhere, pending = await self._line.listing(user)
-        here = [job for job in self.running if user in (None, job.user)]
+        here = [queued(job) for job in self.running if user in (None, job.user)]
         ids = {job.id for job in here}
         return [*here, *(job for job in elsewhere if job.id not in ids)], pending
+
+    def bodies(self, jobs: Sequence[QueuedJob]) -> AsyncIterator[list[tuple[QueuedJob, bytes]]]:
+        """What jobs of the listing run, as the JSON `[prompt, extra data, targets]`, in their order.
+
+        It comes in parts of about a megabyte (none is cut), so that memory does not grow with the queue. A job that
+        has ended meanwhile is left out.
+        """
+        return read_bodies(self.store, self._line, {job.id: job for job in self.running}, jobs)
 
     def current_node(self, client_id: str) -> tuple[str, str] | None:
         """The id of this client's job and the node shown as running in it, for one that connects anew."""
@@ -178,7 +200,7 @@ class JobQueue:
 
         `number` is its place, by default the end of the queue, or the beginning with `front`. `targets` are the
         output nodes to execute, by default all. Raises PromptError when the prompt is refused, DuplicateJobError
-        when the id is taken, and StoreError when it cannot be stored.
+        when the id is taken, QueueFullError when too much waits, and StoreError when it cannot be stored.
         """
         _check_number(number)
         if (
@@ -214,7 +236,7 @@ class JobQueue:
         else:
             await self._line.add(job)
             if self._shared is not None:
-                self._jobs.elsewhere[job.id] = job
+                self._jobs.elsewhere[job.id] = queued(job)
             self._wake.set()
         self._events.emit(JobQueued(job_id=job.id, client_id=job.client_id, user=job.user))
         self._jobs.changed()
@@ -241,13 +263,26 @@ class JobQueue:
 
     async def delete(self, ids: Collection[str] | None, user: str | None = None) -> list[str]:
         """Take waiting jobs out, all of them for None; returns the ids of those that were."""
+        if not self._jobs.watches_ends:
+            return await self._delete(ids, user)
+        _, pending = await self._line.listing(user)
+        wanted = None if ids is None else set(ids)
+        removed: list[str] = []
+        for part in parts_of([job for job in pending if wanted is None or job.id in wanted]):
+            whole = await read_whole(self.store, part)
+            removed += await self._delete([job.id for job in part], user, whole)
+        return removed
+
+    async def _delete(
+        self, ids: Collection[str] | None, user: str | None, whole: Mapping[str, Job] = MappingProxyType({})
+    ) -> list[str]:
         try:
             jobs = await self._line.remove(ids, user)
         except StoreError:
             self._wake.set()  # they wait as before; there may be room by now
             raise
         for job in jobs:
-            await self._jobs.end_waiting(job)
+            await self._jobs.end_waiting(job, whole.get(job.id))
         if jobs:
             self._jobs.changed()
         return [job.id for job in jobs]
@@ -320,6 +355,9 @@ class JobQueue:
             return 0
         return self._executor.capacity - len(self._jobs.running)
 
+    def _has_room(self) -> bool:
+        return self._room > 0
+
     async def _work(self) -> None:
         """Start jobs while there is room for them."""
         while True:
@@ -328,10 +366,13 @@ class JobQueue:
                 if (self._free_requests or self._between) and not len(self._jobs):
                     await self._rest()
                     continue
-                while self._room > 0 and (job := await self._line.take()) is not None:
+                while self._has_room() and (job := await self._line.take(self._has_room)) is not None:
                     # The numbers that servers give go on from each other's.
                     self._next_number = max(self._next_number, int(abs(job.number)) + 1)
                     self._jobs.take_up(job)
+            except UnreadableJobError as error:
+                await self._jobs.set_aside(error)
+                continue
             except StoreError as error:
                 log.error("no job could be taken from the store, trying again in %.1f s: %s", POLL_S, error)
                 await self._woken(POLL_S)

@@ -20,7 +20,8 @@ from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings, crashed, ending_of, failure
 from comfyk.jobs.executor import Executor, ExecutorDied
 from comfyk.jobs.line import Line
-from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.model import Job, JobStatus, Outcome, QueuedJob
+from comfyk.jobs.packing import queued, unread
 from comfyk.jobs.reports import Reports, Running
 from comfyk.jobs.store import (
     DuplicateJobError,
@@ -29,6 +30,7 @@ from comfyk.jobs.store import (
     SharedJobStore,
     StoreError,
     UnknownJobError,
+    UnreadableJobError,
 )
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class RunningJobs:
         self.running: dict[str, Running] = {}
         """Those that have room in the executor, and those that are just about to."""
         self.ending: dict[str, Running] = {}
-        self.elsewhere: dict[str, Job] = {}
+        self.elsewhere: dict[str, QueuedJob] = {}
         """Jobs that came in here and that another server may run."""
         self.stopping = False
         self._store = store
@@ -71,7 +73,8 @@ class RunningJobs:
         self._max_attempts = max_attempts
         self._room_made = room_made
         self._reports = Reports(events, hook)
-        self._watches_ends = hook.implements("comfyk_job_finished")
+        self.watches_ends = hook.implements("comfyk_job_finished")
+        """Whether anybody wants to hear of them, each whole."""
 
     def __len__(self) -> int:
         return len(self.running) + len(self.ending)
@@ -257,7 +260,7 @@ class RunningJobs:
         self._room_made()
         event = ending_of(job, outcome)
         try:
-            if self._watches_ends:
+            if self.watches_ends:
                 await self._hook.comfyk_job_finished(job=job, outcome=_shown(outcome))
             try:
                 await self._durably(lambda: self._store.finish(job, outcome))
@@ -286,6 +289,23 @@ class RunningJobs:
         )
         await self._end(Running(job, begun=True, told={}), crashed(job))
 
+    async def set_aside(self, error: UnreadableJobError) -> None:
+        """A job that cannot be read: it fails, and whoever waits for it hears why."""
+        job = error.job
+        log.error("%s It is set aside, as failed; `comfyk doctor` shows it", error)
+        message = f"The server cannot read what it had stored of this job, so it was not run. {error} Queue it anew."
+        outcome = failure(job, message, "UnreadableJob", now_ms())
+        event = ending_of(job, outcome)
+        if self.watches_ends:
+            await self._hook.comfyk_job_finished(job=unread(job), outcome=_shown(outcome))
+        try:
+            await self._store.set_aside(job, outcome)
+        except StoreError as reason:  # it may be the database itself that is damaged there
+            log.error("job %s could not be put into the history, where it belongs: %s", job.id, reason)
+        self.elsewhere.pop(job.id, None)
+        self._endings.tell_clients(event, self.changed)
+        self._endings.tell(job, outcome)
+
     async def _again(self, running: Running, error: ExecutorDied) -> None:
         """The executor died: the attempt counts, and the job runs again unless there were too many."""
         job = running.job
@@ -303,7 +323,7 @@ class RunningJobs:
             if self.running.get(job.id) is running:
                 del self.running[job.id]
             if self._shared:
-                self.elsewhere[job.id] = job
+                self.elsewhere[job.id] = queued(job)
             self._room_made()
             self.changed()
 
@@ -314,7 +334,7 @@ class RunningJobs:
         if self.running.get(job.id) is running:
             del self.running[job.id]
         if job.id not in self.running:
-            self.elsewhere[job.id] = job
+            self.elsewhere[job.id] = queued(job)
         self._room_made()
         self.changed()
 
@@ -348,13 +368,13 @@ class RunningJobs:
         except StoreError as error:
             log.error("job %s runs again at the next start, though the store failed: %s", job.id, error)
 
-    async def end_waiting(self, job: Job) -> None:
-        """A job that waited was taken out."""
+    async def end_waiting(self, job: QueuedJob, whole: Job | None = None) -> None:
+        """A job that waited was taken out; `whole` is for those who watch the ends of jobs."""
         self.elsewhere.pop(job.id, None)
         outcome = Outcome(JobStatus.CANCELLED, None, now_ms())
-        if self._watches_ends:
-            await self._hook.comfyk_job_finished(job=job, outcome=_shown(outcome))
-        self._endings.tell(job, outcome)
+        if self.watches_ends:
+            await self._hook.comfyk_job_finished(job=whole or unread(job), outcome=_shown(outcome))
+        self._endings.tell(whole or job, outcome)
 
 
 def _shown(outcome: Outcome) -> Outcome:

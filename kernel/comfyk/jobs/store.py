@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from comfyk.jobs.model import Job, JobStatus, Outcome
+from comfyk.jobs.model import Job, JobStatus, Outcome, QueuedJob
 
 
 class StoreError(Exception):
@@ -31,6 +31,29 @@ class UnknownJobError(StoreError):
     @classmethod
     def of(cls, job_id: str) -> UnknownJobError:
         return cls(f"Job {job_id} is not in the queue: it was removed or has ended.")
+
+
+class UnreadableJobError(StoreError):
+    """What is stored of the job cannot be read, and trying again is of no use."""
+
+    def __init__(self, job: QueuedJob, why: str) -> None:
+        super().__init__(f"Job {job.id} cannot be read from the store: {why}.")
+        self.job = job
+
+
+class QueueFullError(StoreError):
+    """What the jobs that wait take up has reached its limit."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        self.never = size > limit
+        """Whether the job would be too large for an empty queue."""
+        what = (
+            f"The prompt takes {size / 1e6:,.1f} MB, more than all that wait may take together"
+            if self.never
+            else "The prompts that wait take up all the room there is for them"
+        )
+        todo = "raise the setting" if self.never else "wait until some have run, or raise the setting"
+        super().__init__(f"{what} ({limit / 1e6:,.0f} MB); {todo} jobs.max_waiting_mb.")
 
 
 @dataclass(slots=True)
@@ -82,10 +105,26 @@ class JobStore(Protocol):
 
     async def close(self) -> None: ...
 
-    async def unfinished(self) -> list[Job]:
+    async def unfinished(self) -> list[QueuedJob]:
         """Jobs that have not ended: those that were started before come first, else by number, then by age.
 
-        A job that was running when the process ended is pending when the store is opened again.
+        A job that was running when the process ended is pending when the store is opened again. What the jobs run is
+        not read: it may be more than there is memory.
+        """
+        ...
+
+    async def read(self, job: QueuedJob) -> Job:
+        """A job that has not ended, whole. Raises UnknownJobError, and UnreadableJobError when it is damaged."""
+        ...
+
+    async def bodies(self, ids: Collection[str]) -> Mapping[str, bytes]:
+        """What jobs run that have not ended, as JSON: `[prompt, extra data, targets]`. Damaged ones are left out."""
+        ...
+
+    async def set_aside(self, job: QueuedJob, outcome: Outcome) -> None:
+        """Put a job that cannot be read into the history, as one that failed.
+
+        What there is of it stays where it is, for the owner of the store to look at.
         """
         ...
 
@@ -114,7 +153,7 @@ class JobStore(Protocol):
         """
         ...
 
-    async def renumber(self, job: Job) -> None:
+    async def renumber(self, job: QueuedJob) -> None:
         """Keep the job's new `number`; nothing happens when it has left the queue."""
         ...
 
@@ -166,6 +205,16 @@ class Renewal:
     """Those of them that another server was asked to cancel."""
 
 
+class Remaining(NamedTuple):
+    """What a shared store holds of jobs that have not ended."""
+
+    jobs: int
+    waiting: int
+    """How many of them wait."""
+    size: int
+    """Bytes of what those that wait run."""
+
+
 @runtime_checkable
 class SharedJobStore(JobStore, Protocol):
     """A store that several servers have open: each takes jobs with a lease, and runs what it took.
@@ -181,6 +230,7 @@ class SharedJobStore(JobStore, Protocol):
         """Take the next job, one whose lease ran out before all that wait; None when there is none.
 
         No two servers get the same. `job.attempts` is what was counted before. It may be a job of this very server.
+        Raises UnreadableJobError for one that is taken, but cannot be read.
         """
         ...
 
@@ -192,15 +242,15 @@ class SharedJobStore(JobStore, Protocol):
         """
         ...
 
-    async def listing(self, user: str | None = None) -> tuple[list[Job], list[Job]]:
-        """The jobs that run, on whichever server, and those that wait, next one first; without sensitive data."""
+    async def listing(self, user: str | None = None) -> tuple[list[QueuedJob], list[QueuedJob]]:
+        """The jobs that run, on whichever server, and those that wait, next one first."""
         ...
 
-    async def remaining(self) -> int:
-        """How many jobs have not ended."""
+    async def remaining(self) -> Remaining:
+        """How many jobs have not ended, and what those that wait take up."""
         ...
 
-    async def take_out(self, ids: Collection[str] | None, user: str | None = None) -> Sequence[Job]:
+    async def take_out(self, ids: Collection[str] | None, user: str | None = None) -> Sequence[QueuedJob]:
         """Forget pending jobs, all of them for None; returns those that were taken out, by this call alone."""
         ...
 

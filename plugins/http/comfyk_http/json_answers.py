@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiohttp import web
 from comfyk.wire import dumps
+
+from comfyk_http.keys import SETTINGS
+
+_WHOLE = 1_500_000
+"""Bytes that are sent whole, with their length."""
 
 IGNORED = "Comfyk-Ignored"
 """The header of an answer that names what the request held in vain: fields, or `body`."""
@@ -28,3 +33,23 @@ def success(*, ignored: str | None = None) -> web.Response:
 def json_bytes(body: bytes, *, headers: Mapping[str, str] | None = None) -> web.Response:
     """200 with JSON that is written already."""
     return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+async def json_pieces(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    """200 with JSON that is written as it is read, so that memory does not grow with it."""
+    begun = b""
+    async for piece in pieces:
+        begun += piece
+        if len(begun) > _WHOLE:
+            break
+    else:
+        return json_bytes(begun)
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    if request.app[SETTINGS].compress:
+        response.enable_compression()
+    await response.prepare(request)
+    await response.write(begun)
+    del begun
+    async for piece in pieces:
+        await response.write(piece)
+    return response

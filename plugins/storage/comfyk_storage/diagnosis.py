@@ -18,6 +18,7 @@ from comfyk.doctor import Finding
 from comfyk.jobs import StoreError
 from sqlalchemy import URL, inspect
 
+from comfyk_storage.damage import SET_ASIDE
 from comfyk_storage.engine import open_engine, parse_url, sqlite_path
 from comfyk_storage.errors import describe, store_error
 from comfyk_storage.lock import holder_of
@@ -73,6 +74,7 @@ def _sqlite(url: URL, file: Path) -> Iterator[Finding]:
     except sqlite3.Error as error:
         raise store_error(error, place) from error
     yield from _schema(place, found.tables, found.revision)
+    yield from _set_aside(place, found.set_aside)
     if found.damage is not None:
         yield Finding(
             "error",
@@ -86,6 +88,7 @@ class _Looked:
     tables: set[str]
     revision: str | None
     damage: str | None
+    set_aside: list[str]
 
 
 def _look(file: Path) -> _Looked:
@@ -121,7 +124,10 @@ def _read(connection: sqlite3.Connection, file: Path) -> _Looked:
     damage = "ok"
     if file.stat().st_size <= _CHECKED_UP_TO:
         damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    return _Looked(tables, revision, None if damage == "ok" else damage)
+    set_aside = []
+    if damage == "ok" and "comfyk_jobs" in tables:
+        set_aside = [str(job_id) for (job_id,) in connection.execute(SET_ASIDE)]
+    return _Looked(tables, revision, None if damage == "ok" else damage, set_aside)
 
 
 def _postgres(url: URL) -> Iterator[Finding]:
@@ -131,11 +137,25 @@ def _postgres(url: URL) -> Iterator[Finding]:
         with engine.connect() as connection:
             tables = set(inspect(connection).get_table_names())
             revision = current_revision(connection, JOBS) if JOBS.version_table in tables else None
+            found = connection.exec_driver_sql(SET_ASIDE).scalars() if revision == JOBS.head else ()
+            set_aside = list(found)
         yield from _schema(place, tables, revision)
+        yield from _set_aside(place, set_aside)
     except Exception as error:
         raise store_error(error, place) from error
     finally:
         engine.dispose()
+
+
+def _set_aside(place: str, ids: list[str]) -> Iterator[Finding]:
+    if ids:
+        yield Finding(
+            "warning",
+            f"{place} holds {len(ids)} jobs that could not be read, and were set aside as failed: "
+            f"{', '.join(ids[:5])}{' ...' if len(ids) > 5 else ''}.",
+            "Queue them anew. What is left of each is in its row's column `body`; it goes when the job is deleted from "
+            "the history.",
+        )
 
 
 def _schema(place: str, tables: set[str], revision: str | None) -> Iterator[Finding]:

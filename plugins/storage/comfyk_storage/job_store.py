@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -16,14 +16,20 @@ from comfyk.jobs import (
     JobStatus,
     JobSummary,
     Outcome,
+    PackedJob,
+    QueuedJob,
     StoreError,
     UnknownJobError,
+    UnreadableJobError,
     finished_detail,
+    listed,
+    unpack,
 )
 from sqlalchemy import ColumnElement, Connection, Engine, bindparam, delete, func, select, update
 from sqlalchemy.sql import Executable
 
 from comfyk_storage.change import Change
+from comfyk_storage.damage import set_aside_row, why_unreadable
 from comfyk_storage.engine import (
     READERS,
 )
@@ -33,11 +39,14 @@ from comfyk_storage.recent import RecentEntries
 from comfyk_storage.schema import (
     ENDED,
     LINE_ORDER,
+    QUEUED,
+    SIZE,
     SUMMARY,
     UNENDED,
     finished_row,
     jobs,
     read_job,
+    read_queued,
     read_summary,
     unfinished_row,
 )
@@ -54,6 +63,7 @@ _THIS_USER = jobs.c.user == bindparam("job_user")
 # Each of these sets what the change's rows hold; one object each, because changes of one object run together.
 _START = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
 _FINISH = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
+_SET_ASIDE = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
 _REQUEUE = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
 _RENUMBER = update(jobs).where(THIS, jobs.c.history_seq.is_(None))
 _REMOVE = delete(jobs).where(THIS, jobs.c.status == JobStatus.PENDING.value)
@@ -62,10 +72,11 @@ _DELETE_OF_USER = _DELETE.where(_THIS_USER)
 _CLEAR = delete(jobs).where(ENDED)
 _CLEAR_OF_USER = _CLEAR.where(_THIS_USER)
 
-_UNFINISHED = select(jobs).where(UNENDED).order_by(*LINE_ORDER)
+_UNFINISHED = select(*QUEUED).where(UNENDED).order_by(*LINE_ORDER)
+_PACKED = select(jobs.c.body, jobs.c.sensitive).where(THIS, jobs.c.history_seq.is_(None))
 _HISTORY = select(jobs.c.id, jobs.c.entry).where(ENDED)
 _ENTRY = select(jobs.c.entry).where(THIS, ENDED)
-_ONE = select(*SUMMARY, jobs.c.user, jobs.c.attempts, jobs.c.body, jobs.c.sensitive, jobs.c.entry).where(THIS)
+_ONE = select(*SUMMARY, jobs.c.user, jobs.c.attempts, SIZE, jobs.c.body, jobs.c.entry).where(THIS)
 
 
 class SqlJobStore:
@@ -109,7 +120,7 @@ class SqlJobStore:
             self._release()
 
     async def add(self, job: Job, started_at: int | None = None) -> None:
-        row = row_of(job, started_at)
+        row = unfinished_row(job, started_at)
         keeping = self._keeping
         committed = None if keeping is None else lambda: keeping.unfinished.add(row)
         await self._writer.submit(Change(self._add, [row], unchanged=duplicate(job), committed=committed))
@@ -131,7 +142,7 @@ class SqlJobStore:
             "started_at": None,
         }
         change = Change(_REQUEUE, [row], unchanged=_unknown(job), committed=self._noting(row))
-        await self._surely(job.id, change, lambda: row_of(job, None))
+        await self._surely(job.id, change, lambda: unfinished_row(job, None))
 
     async def finish(self, job: Job, outcome: Outcome) -> None:
         self._ended += 1
@@ -144,7 +155,7 @@ class SqlJobStore:
                 self._keeping.ended(job.id, row)
 
         change = Change(_FINISH, [row], history=1, unchanged=_unknown(job), committed=remember)
-        await self._surely(job.id, change, lambda: {**row_of(job, None), **row})
+        await self._surely(job.id, change, lambda: {**unfinished_row(job, None), **row})
 
     def _noting(self, row: dict[str, Any]) -> Callable[[], None] | None:
         """What is to be done once columns of a job have new values."""
@@ -173,7 +184,7 @@ class SqlJobStore:
         if keeping is not None and keeping.unsaved:
             await asyncio.to_thread(keeping.unsaved.drop, job_id)
 
-    async def renumber(self, job: Job) -> None:
+    async def renumber(self, job: QueuedJob) -> None:
         row = {"job_id": job.id, "number": job.number}
         await self._writer.submit(Change(_RENUMBER, [row], committed=self._noting(row)))
 
@@ -212,10 +223,62 @@ class SqlJobStore:
             change = Change(_CLEAR_OF_USER, [{"job_user": user}], history=-1, committed=forget)
         await self._writer.submit(change)
 
-    async def unfinished(self) -> list[Job]:
+    async def unfinished(self) -> list[QueuedJob]:
         return await self._read(
-            lambda connection: [read_job(row, sensitive=True) for row in connection.execute(_UNFINISHED)]
+            lambda connection: [read_queued(row) for row in connection.execute(_UNFINISHED)]
         )
+
+    async def read(self, job: QueuedJob) -> Job:
+        known = None if self._keeping is None or self._closed else self._keeping.unfinished.get(job.id)
+        if known is not None:
+            return unpack(job, PackedJob(known["body"], known.get("sensitive")))
+
+        def read(connection: Connection) -> Job:
+            try:
+                row = connection.execute(_PACKED, {"job_id": job.id}).first()
+                if row is None:
+                    raise UnknownJobError.of(job.id)
+                return unpack(job, PackedJob(row.body, row.sensitive))
+            except Exception as error:
+                if why := why_unreadable(error):
+                    raise UnreadableJobError(job, why) from error
+                raise
+
+        return await self._read(read)
+
+    async def bodies(self, ids: Collection[str]) -> Mapping[str, bytes]:
+        found: dict[str, bytes] = {}
+        if self._keeping is not None and not self._closed:
+            rows = {job_id: self._keeping.unfinished.get(job_id) for job_id in ids}
+            found = {job_id: row["body"] for job_id, row in rows.items() if row is not None}
+        missing = [job_id for job_id in ids if job_id not in found]
+
+        def read(connection: Connection) -> None:
+            for job_id in missing:  # each by itself: one may be damaged
+                try:
+                    row = connection.execute(_PACKED, {"job_id": job_id}).first()
+                    body = None if row is None else listed(row.body)
+                except Exception as error:
+                    if not why_unreadable(error):
+                        raise
+                    continue
+                if body is not None:
+                    found[job_id] = body
+
+        if missing:
+            await self._read(read)
+        return found
+
+    async def set_aside(self, job: QueuedJob, outcome: Outcome) -> None:
+        self._ended += 1
+        row = {"job_id": job.id, "history_seq": self._ended, **set_aside_row(job, outcome)}
+
+        def forget() -> None:
+            if self._keeping is not None:
+                self._keeping.unfinished.forget(job.id)
+
+        change = Change(_SET_ASIDE, [row], history=1, unchanged=_unknown(job), committed=forget)
+        await self._writer.submit(change)
 
     async def history(
         self, limit: int | None = None, offset: int | None = None, user: str | None = None
@@ -342,18 +405,10 @@ def _parts(
     return parts
 
 
-def row_of(job: Job, started_at: int | None) -> dict[str, Any]:
-    """The row of a job that came in. Raises StoreError when it has no JSON form."""
-    try:
-        return unfinished_row(job, started_at)
-    except ValueError as error:
-        raise StoreError(f"Job {job.id} cannot be written as JSON: {error}") from error
-
-
 def duplicate(job: Job) -> Callable[[Connection], StoreError]:
     """What is wrong when a job could not be added."""
     return lambda _connection: DuplicateJobError.of(job.id)
 
 
-def _unknown(job: Job) -> Callable[[Connection], StoreError]:
+def _unknown(job: Job | QueuedJob) -> Callable[[Connection], StoreError]:
     return lambda _connection: UnknownJobError.of(job.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfyk.jobs import JobStatus, StoreError
 from sqlalchemy import Connection, func, select, update
 
+from comfyk_storage.damage import set_aside_damaged
 from comfyk_storage.driver import SqliteDriver
 from comfyk_storage.engine import (
     Synchronous,
@@ -68,6 +69,7 @@ def open_job_store(
         connection = connect()
         prepare(connection, place, file)
         take_in_unsaved(connection, file)
+        set_aside_damaged(connection, place)
         retention = Retention(history_limit, history_max_age_days)
         retention.clean(connection)
         _put_back(connection)

@@ -9,8 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfyk.jobs import Job, JobStatus, JobSummary, Outcome, duration, finished_summary, history_entry_json
-from comfyk.wire import dumps, dumps_anything, loads_anything
+from comfyk.jobs import (
+    Job,
+    JobStatus,
+    JobSummary,
+    Outcome,
+    PackedJob,
+    QueuedJob,
+    duration,
+    finished_summary,
+    history_entry_json,
+    pack,
+    unpack,
+)
+from comfyk.wire import dumps_anything, loads_anything
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -26,6 +38,7 @@ from sqlalchemy import (
     Table,
     Text,
     case,
+    func,
 )
 
 HEAD = "0002"
@@ -89,6 +102,11 @@ UNENDED = jobs.c.status.in_([JobStatus.PENDING.value, JobStatus.IN_PROGRESS.valu
 LINE_ORDER = (case((jobs.c.attempts > 0, 0), else_=1), jobs.c.number, jobs.c.seq)
 """How jobs wait: one that ran when a server ended comes first."""
 
+SIZE = (func.length(jobs.c.body) + func.coalesce(func.length(jobs.c.sensitive), 0)).label("size")
+"""Of what an unfinished job runs; neither kind of database reads it for that."""
+QUEUED = (jobs.c.id, jobs.c.number, jobs.c.user, jobs.c.created_at, jobs.c.attempts, SIZE)
+"""The columns of a QueuedJob, in the order of its fields."""
+
 SUMMARY = (
     jobs.c.id,
     jobs.c.status,
@@ -106,7 +124,11 @@ SUMMARY = (
 
 
 def unfinished_row(job: Job, started_at: int | None) -> dict[str, Any]:
-    """The row of a job that was just accepted, and that runs already if `started_at` is given."""
+    """The row of a job that was just accepted, and that runs already if `started_at` is given.
+
+    Raises StoreError when it has no JSON form.
+    """
+    packed = pack(job)
     status = JobStatus.PENDING if started_at is None else JobStatus.IN_PROGRESS
     return {
         "id": job.id,
@@ -120,8 +142,8 @@ def unfinished_row(job: Job, started_at: int | None) -> dict[str, Any]:
         "duration": 0,
         "outputs_count": 0,
         "previewable_outputs_count": 0,
-        "body": dumps({"prompt": job.prompt, "extra_data": job.extra_data, "targets": job.targets}),
-        "sensitive": dumps(job.sensitive) if job.sensitive else None,
+        "body": packed.body,
+        "sensitive": packed.sensitive,
     }
 
 
@@ -145,20 +167,17 @@ def finished_row(job: Job, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def read_queued(row: Row[*tuple[Any, ...]]) -> QueuedJob:
+    """What is known of an unfinished job, from a row that has the columns of `QUEUED`."""
+    return QueuedJob(row.id, _number(row.number), row.user, row.created_at, row.attempts, row.size or 0)
+
+
 def read_job(row: Row[*tuple[Any, ...]], *, sensitive: bool) -> Job:
-    """The job of an unfinished row, with its sensitive data only where it is to be run."""
-    body = loads_anything(row.body)
-    return Job(
-        id=row.id,
-        number=_number(row.number),
-        prompt=body["prompt"],
-        extra_data=body["extra_data"],
-        targets=body["targets"],
-        sensitive=loads_anything(row.sensitive) if sensitive and row.sensitive else {},
-        user=row.user,
-        created_at=row.created_at,
-        attempts=row.attempts,
-    )
+    """The job of an unfinished row that has the columns of `QUEUED`, `body` and `sensitive`.
+
+    Its sensitive data is there only where it is to be run. Raises UnreadableJobError.
+    """
+    return unpack(read_queued(row), PackedJob(row.body, row.sensitive if sensitive else None))
 
 
 def read_summary(row: Row[*tuple[Any, ...]]) -> JobSummary:

@@ -13,7 +13,17 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from comfyk.jobs import Job, JobStatus, LeaseLostError, Outcome, Renewal, StoreError, UnknownJobError
+from comfyk.jobs import (
+    Job,
+    JobStatus,
+    LeaseLostError,
+    Outcome,
+    QueuedJob,
+    Remaining,
+    Renewal,
+    StoreError,
+    UnknownJobError,
+)
 from sqlalchemy import (
     URL,
     Connection,
@@ -30,28 +40,29 @@ from sqlalchemy import (
 )
 
 from comfyk_storage.change import Change
+from comfyk_storage.damage import set_aside_row
 from comfyk_storage.engine import open_engine
 from comfyk_storage.errors import describe, store_error
-from comfyk_storage.job_store import THIS, SqlJobStore, duplicate, insert_unless_taken, row_of
+from comfyk_storage.job_store import THIS, SqlJobStore, duplicate, insert_unless_taken
 from comfyk_storage.migrations import JOBS, current_revision, prepare
 from comfyk_storage.presence import Presence, need_to_be_alone
 from comfyk_storage.recent import RecentEntries
 from comfyk_storage.retention import SharedRetention
-from comfyk_storage.schema import LINE_ORDER, UNENDED, finished_row, jobs, read_job
+from comfyk_storage.schema import (
+    LINE_ORDER,
+    QUEUED,
+    SIZE,
+    UNENDED,
+    finished_row,
+    jobs,
+    read_job,
+    read_queued,
+    unfinished_row,
+)
 from comfyk_storage.writer import Writer
 
 _PENDING = jobs.c.status == JobStatus.PENDING.value
 _RUNNING = jobs.c.status == JobStatus.IN_PROGRESS.value
-_JOB = (
-    jobs.c.id,
-    jobs.c.number,
-    jobs.c.user,
-    jobs.c.created_at,
-    jobs.c.attempts,
-    jobs.c.body,
-    jobs.c.sensitive,
-)
-
 _LAPSED = _RUNNING & or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < func.clock_timestamp())
 _NEXT = (
     select(jobs.c.seq)
@@ -64,11 +75,15 @@ _NEXT = (
 _OWN = THIS & jobs.c.history_seq.is_(None) & or_(jobs.c.owner.is_(None), jobs.c.owner == bindparam("own"))
 _REQUEUE = update(jobs).where(_OWN)
 _FINISH = update(jobs).where(_OWN)
+_SET_ASIDE = update(jobs).where(_OWN)
 _CANCEL = update(jobs).where(THIS, _RUNNING).values(cancel_requested=True)
-_TAKE_OUT = delete(jobs).where(_PENDING).returning(*_JOB)
+_TAKE_OUT = delete(jobs).where(_PENDING).returning(*QUEUED)
 _PLACE = update(jobs).where(THIS, _PENDING)
 _WHOSE = select(jobs.c.owner).where(THIS)
-_LISTING = select(jobs.c.status, *_JOB).where(UNENDED).order_by(*LINE_ORDER)
+_REMAINING = select(
+    func.count(), func.count().filter(_PENDING), func.coalesce(func.sum(SIZE).filter(_PENDING), 0)
+).where(UNENDED)
+_LISTING = select(jobs.c.status, *QUEUED).where(UNENDED).order_by(*LINE_ORDER)
 
 
 class SharedSqlJobStore(SqlJobStore):
@@ -88,7 +103,7 @@ class SharedSqlJobStore(SqlJobStore):
             update(jobs)
             .where(jobs.c.seq == _NEXT.c.seq)
             .values(status=JobStatus.IN_PROGRESS.value, owner=owner, lease_until=lease, started_at=None)
-            .returning(*_JOB)
+            .returning(*QUEUED, jobs.c.body, jobs.c.sensitive)
         )
         self._renew = (
             update(jobs)
@@ -101,7 +116,9 @@ class SharedSqlJobStore(SqlJobStore):
 
     async def add(self, job: Job, started_at: int | None = None) -> None:
         statement = self._add if started_at is None else self._add_taken
-        await self._writer.submit(Change(statement, [row_of(job, started_at)], unchanged=duplicate(job)))
+        await self._writer.submit(
+            Change(statement, [unfinished_row(job, started_at)], unchanged=duplicate(job))
+        )
 
     async def start(self, job: Job, started_at: int) -> None:
         row = {"status": JobStatus.IN_PROGRESS.value, "attempts": job.attempts, "started_at": started_at}
@@ -118,16 +135,24 @@ class SharedSqlJobStore(SqlJobStore):
         await self._change(_REQUEUE, job, row)
 
     async def finish(self, job: Job, outcome: Outcome) -> None:
-        row = {
-            **finished_row(job, outcome),
+        await self._end(job, finished_row(job, outcome))
+
+    async def set_aside(self, job: QueuedJob, outcome: Outcome) -> None:
+        await self._end(job, set_aside_row(job, outcome))
+
+    async def _end(self, job: Job | QueuedJob, row: dict[str, Any]) -> None:
+        row |= {
             "history_seq": None,  # given by the database: see SharedRetention
             "owner": self._owner,
             "lease_until": None,
             "cancel_requested": None,
         }
-        await self._change(_FINISH, job, row, history=1)
+        # Of these the one has columns that the other leaves as they are.
+        await self._change(_FINISH if "body" in row else _SET_ASIDE, job, row, history=1)
 
-    async def _change(self, statement: Any, job: Job, row: dict[str, Any], history: int = 0) -> None:
+    async def _change(
+        self, statement: Any, job: Job | QueuedJob, row: dict[str, Any], history: int = 0
+    ) -> None:
         """Make a change of a job that is this server's, or nobody's."""
 
         def refused(connection: Connection) -> StoreError:
@@ -143,11 +168,9 @@ class SharedSqlJobStore(SqlJobStore):
     # --- as a shared one ----------------------------------------------------------------------------------------
 
     async def take(self) -> Job | None:
-        def read(result: CursorResult[Any]) -> Job | None:
-            row = result.first()
-            return None if row is None else read_job(row, sensitive=True)
-
-        return await self._writer.submit(Change(self._take, [{}], result=read))
+        row = await self._writer.submit(Change(self._take, [{}], result=CursorResult.first))
+        # Read once it is taken: one that cannot be read is not there for others to stumble over.
+        return None if row is None else read_job(row, sensitive=True)
 
     async def renew(self, ids: Collection[str]) -> Renewal:
         def read(result: CursorResult[Any]) -> Renewal:
@@ -156,32 +179,35 @@ class SharedSqlJobStore(SqlJobStore):
 
         return await self._writer.submit(Change(self._renew, [{"ids": list(ids)}], result=read))
 
-    async def listing(self, user: str | None = None) -> tuple[list[Job], list[Job]]:
+    async def listing(self, user: str | None = None) -> tuple[list[QueuedJob], list[QueuedJob]]:
         query = _LISTING if user is None else _LISTING.where(jobs.c.user == user)
 
-        def read(connection: Connection) -> tuple[list[Job], list[Job]]:
-            running: list[Job] = []
-            pending: list[Job] = []
+        def read(connection: Connection) -> tuple[list[QueuedJob], list[QueuedJob]]:
+            running: list[QueuedJob] = []
+            pending: list[QueuedJob] = []
             for row in connection.execute(query):
                 line = pending if row.status == JobStatus.PENDING.value else running
-                line.append(read_job(row, sensitive=False))
+                line.append(read_queued(row))
             return running, pending
 
         return await self._read(read)
 
-    async def remaining(self) -> int:
-        query = select(func.count()).select_from(jobs).where(UNENDED)
-        return await self._read(lambda connection: connection.scalar(query) or 0)
+    async def remaining(self) -> Remaining:
+        def read(connection: Connection) -> Remaining:
+            count, waiting, size = connection.execute(_REMAINING).one()
+            return Remaining(count, waiting, int(size))
 
-    async def take_out(self, ids: Collection[str] | None, user: str | None = None) -> Sequence[Job]:
+        return await self._read(read)
+
+    async def take_out(self, ids: Collection[str] | None, user: str | None = None) -> Sequence[QueuedJob]:
         statement = _TAKE_OUT
         if ids is not None:
             statement = statement.where(jobs.c.id.in_(list(ids)))
         if user is not None:
             statement = statement.where(jobs.c.user == user)
 
-        def read(result: CursorResult[Any]) -> list[Job]:
-            return [read_job(row, sensitive=False) for row in result]
+        def read(result: CursorResult[Any]) -> list[QueuedJob]:
+            return [read_queued(row) for row in result]
 
         return await self._writer.submit(Change(statement, [{}], result=read))
 

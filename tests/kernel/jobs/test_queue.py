@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 
 import pytest
@@ -82,7 +83,9 @@ async def test_jobs_run_by_number_then_by_age_and_front_comes_first(kernel, note
         (await submit(prompt("front"), front=True)).job.id,
         (await submit(prompt("also later"), number=100)).job.id,
     ]
-    assert (await k.app.jobs.listing())[1][0].prompt == prompt("front")
+    _, pending = await k.app.jobs.listing()
+    [[(front, body), *_]] = [part async for part in k.app.jobs.bodies(pending)]
+    assert (front.id, json.loads(body)[0]) == (ids[3], prompt("front"))
     assert k.app.jobs.remaining == 6
     await finish(k, job, *ids)
     assert notes == ["front", "first in line", "second in line", "later", "also later"]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from aiohttp import web
 from comfyk.api import operation, scope_of
 from comfyk.wire import dumps
 
 from comfyk_http.answer_descriptions import done, gives
-from comfyk_http.json_answers import json_bytes, success
-from comfyk_http.keys import APP, SETTINGS
+from comfyk_http.json_answers import json_bytes, json_pieces, success
+from comfyk_http.keys import APP
 from comfyk_http.requests import HistoryQuery, HistoryRequest, is_job_id
 
 
@@ -34,21 +34,16 @@ async def get_history(request: web.Request, query: HistoryQuery) -> web.StreamRe
     """All entries by job id, oldest first; `max_items` alone gives the newest, `offset` counts from the oldest."""
     store = request.app[APP].jobs.store
     parts = store.history_parts(query.max_items, query.offset, scope_of(request))
-    first = await anext(parts)
-    second = await anext(parts, None)
-    if second is None:
-        return json_bytes(_object(first))
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    if request.app[SETTINGS].compress:
-        response.enable_compression()
-    await response.prepare(request)
-    await response.write(b"{" + _members(first))
-    while second is not None:
-        if second:
-            await response.write(b"," + _members(second))
-        second = await anext(parts, None)
-    await response.write(b"}")
-    return response
+    return await json_pieces(request, _pieces(parts))
+
+
+async def _pieces(parts: AsyncIterator[Sequence[tuple[str, bytes]]]) -> AsyncIterator[bytes]:
+    between = b"{"
+    async for part in parts:
+        if part:
+            yield between + _members(part)
+            between = b","
+    yield b"}" if between == b"," else b"{}"
 
 
 @operation(

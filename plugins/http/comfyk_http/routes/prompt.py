@@ -9,7 +9,7 @@ from aiohttp import web
 from comfyk.api import ApiError, BadField, as_prompt_error, operation, user_of
 from comfyk.events import now_ms
 from comfyk.graph import PromptError, node_errors_summary
-from comfyk.jobs import DuplicateJobError
+from comfyk.jobs import DuplicateJobError, QueueFullError
 from comfyk.wire import dumps
 from comfyk.workflows import is_bare_prompt, is_ui_workflow
 
@@ -96,6 +96,10 @@ async def _queue(request: web.Request) -> web.Response:
         )
     except DuplicateJobError as error:
         raise ApiError(400, "duplicate_prompt_id", "A job with this prompt_id exists.", str(error)) from None
+    except QueueFullError as error:
+        if error.never:
+            raise ApiError(413, "too_large", str(error)) from None
+        raise ApiError(503, "queue_full", str(error), headers={"Retry-After": "10"}) from None
     job = submission.job
     if submission.node_errors:
         left_out = node_errors_summary(submission.node_errors)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 from comfyk.api import BadField, operation, scope_of
-from comfyk.jobs import Job
+from comfyk.jobs import QueuedJob
+from comfyk.wire import dumps, loads_anything
 
 from comfyk_http.answer_descriptions import done, gives
-from comfyk_http.json_answers import json_answer, success
+from comfyk_http.json_answers import json_answer, json_pieces, success
 from comfyk_http.keys import APP, SETTINGS
 from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest
+
+Bodies = Callable[[list[QueuedJob]], AsyncIterator[list[tuple[QueuedJob, bytes]]]]
 
 
 @operation(
@@ -21,27 +24,51 @@ from comfyk_http.requests import FreeRequest, InterruptRequest, QueueRequest
     user=True,
     answers={200: gives("The queue", "QueueInfo")},
 )
-async def get_queue(request: web.Request) -> web.Response:
+async def get_queue(request: web.Request) -> web.StreamResponse:
     """Jobs in the order in which they run."""
     queue, user = request.app[APP].jobs, scope_of(request)
     running, pending = await queue.listing(user)
     shape = _haiven if request.app[SETTINGS].queue_shape == "haiven" else _comfyui
-    return json_answer(shape(running, pending))
+    return await json_pieces(request, shape(queue.bodies, running, pending))
 
 
-def _comfyui(running: list[Job], pending: list[Job]) -> dict[str, Any]:
-    return {
-        "queue_running": [job.queue_item() for job in running],
-        "queue_pending": [job.queue_item() for job in pending],
-    }
+async def _comfyui(
+    bodies: Bodies, running: list[QueuedJob], pending: list[QueuedJob]
+) -> AsyncIterator[bytes]:
+    def item(job: QueuedJob, body: bytes) -> bytes:
+        return dumps([job.number, job.id])[:-1] + b"," + body[1:]  # which is a list of three
+
+    yield b'{"queue_running":['
+    async for piece in _items(bodies, running, item):
+        yield piece
+    yield b'],"queue_pending":['
+    async for piece in _items(bodies, pending, item):
+        yield piece
+    yield b"]}"
 
 
-def _haiven(running: list[Job], pending: list[Job]) -> dict[str, Any]:
+async def _haiven(bodies: Bodies, running: list[QueuedJob], pending: list[QueuedJob]) -> AsyncIterator[bytes]:
     """Ids, and of pending jobs the prompt; what has run does not count any more."""
-    return {
-        "queue_running": running[-1].id if running else None,
-        "queue_pending": [[job.id, {"prompt": job.prompt, "outputs": {}}] for job in pending],
-    }
+
+    def item(job: QueuedJob, body: bytes) -> bytes:
+        return dumps([job.id, {"prompt": loads_anything(body)[0], "outputs": {}}])
+
+    latest = running[-1].id if running else None
+    yield b'{"queue_running":' + dumps(latest) + b',"queue_pending":['
+    async for piece in _items(bodies, pending, item):
+        yield piece
+    yield b"]}"
+
+
+async def _items(
+    bodies: Bodies, jobs: list[QueuedJob], item: Callable[[QueuedJob, bytes], bytes]
+) -> AsyncIterator[bytes]:
+    """The members of a list of jobs."""
+    between = b""
+    async for part in bodies(jobs):
+        if part:
+            yield between + b",".join([item(job, body) for job, body in part])
+            between = b","
 
 
 @operation(
