@@ -53,7 +53,7 @@ def dumps_anything(value: Any, *, surrogates: Literal["replace", "escape"] = "re
     return json.dumps(plain, separators=(",", ":")).encode()
 
 
-def loads(data: bytes | str, *, nan: bool = False) -> Any:
+def loads(data: bytes | bytearray | str, *, nan: bool = False) -> Any:
     """Parse JSON. Raises ValueError with the position when it is not, or is nested too deep.
 
     With `nan` it takes `NaN` and `Infinity` too, as programs write them whose JSON is lax.

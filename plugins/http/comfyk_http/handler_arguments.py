@@ -10,6 +10,7 @@ from aiohttp import web
 from comfyk.api import ApiError, Operation, operation_of
 from pydantic import BaseModel
 
+from comfyk_http.bodies import BODIES
 from comfyk_http.errors import Handler
 from comfyk_http.json_answers import IGNORED
 from comfyk_http.reading import forgive, parse, query_of, read_json, read_value
@@ -58,7 +59,7 @@ async def _body(operation: Operation, request: web.Request) -> Any:
 
 async def _whatever(request: web.Request) -> Any:
     """The body as JSON of any kind; none at all is an empty object, and what is no JSON stays as it is."""
-    sent = await request.read()
+    sent = await request.app[BODIES].read(request)
     try:
         return await read_value(request) if sent.strip() else {}
     except ApiError as error:

@@ -8,7 +8,7 @@ _STRING = re.compile(rb'"[^"]*"')
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'",[{')
 
 
-def holds_more_values(text: bytes, most: int) -> bool:
+def holds_more_values(text: bytes | bytearray, most: int) -> bool:
     """Whether it holds more than so many values (numbers, strings, lists, objects ...), keys not counted.
 
     Only bytes are counted, which takes a fraction of what parsing takes; what is no JSON gets some answer.
@@ -27,5 +27,10 @@ def holds_more_values(text: bytes, most: int) -> bool:
     return found + _begun(bare, end, len(bare)) > most
 
 
-def _begun(text: bytes, start: int, end: int) -> int:
+def values_in(text: bytes | bytearray) -> int:
+    """About how many values it holds, and no less."""
+    return _begun(text, 0, len(text))
+
+
+def _begun(text: bytes | bytearray, start: int, end: int) -> int:
     return text.count(b",", start, end) + text.count(b"{", start, end) + text.count(b"[", start, end)

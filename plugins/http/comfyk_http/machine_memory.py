@@ -1,7 +1,11 @@
-"""How much memory this process may have: what the machine has, a container's limit, or the process's own."""
+"""How much memory this process may have: what the machine has, a container's limit, or the process's own; giving back
+what it does not need.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 from pathlib import Path
 
@@ -53,3 +57,10 @@ def _number(file: Path) -> list[int]:
     except OSError:
         return []
     return [int(text)] if text.isdecimal() else []
+
+
+def give_memory_back() -> None:
+    """Have the allocator return what is free to the system; glibc's keeps it otherwise."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -8,11 +8,8 @@ at its next step.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import logging
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +20,7 @@ from typing import TypeVar, cast
 from aiohttp import web
 
 from comfyk_http.connections import Connection
-from comfyk_http.machine_memory import memory_limit
+from comfyk_http.machine_memory import give_memory_back, memory_limit
 from comfyk_http.pictures import ClientLeft, PictureError, Source, cost_of
 
 log = logging.getLogger(__name__)
@@ -163,10 +160,3 @@ class PicturePool:
                 self._queue.remove(one)
                 self._take(one)
                 one.turn.set_result(None)
-
-
-def give_memory_back() -> None:
-    """Have the allocator return what is free to the system; glibc's keeps it otherwise."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)

@@ -7,6 +7,7 @@ without it (`Forgiving`) and name it in a header.
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from comfyk.api import ApiError, BadField
 from comfyk.wire import loads
 from pydantic import BaseModel, ValidationError
 
+from comfyk_http.bodies import BODIES
 from comfyk_http.json_size import holds_more_values
 from comfyk_http.keys import SETTINGS
 from comfyk_http.requests import Forgiving
@@ -23,12 +25,13 @@ M = TypeVar("M", bound=BaseModel)
 F = TypeVar("F", bound=Forgiving)
 
 _ROOM = 50  # levels of nesting, out of about 200
+_LONG = 1_000_000  # bytes: to parse it takes its time
 
 
-def _loads(data: bytes, lax: bool) -> Any:
+def _loads(data: bytes | bytearray, lax: bool) -> Any:
     """Parse a body that is nested less deeply than JSON may be, so that what wraps it can be read back too."""
-    if lax:
-        data = data.removeprefix(codecs.BOM_UTF8)
+    if lax and data.startswith(codecs.BOM_UTF8):
+        data = data[len(codecs.BOM_UTF8) :]
     if data.count(b"[") + data.count(b"{") < _ROOM:
         return loads(data, nan=lax)
     value = loads(b"[" * _ROOM + data + b"]" * _ROOM, nan=lax)
@@ -44,9 +47,9 @@ async def read_value(request: web.Request, *, lax: bool = False) -> Any:
 
     With `lax` it may begin with a byte order mark, and hold NaN and infinities: prompts do that come from files.
     """
-    body = await request.read()
+    body, values = await request.app[BODIES].read_for_json(request)
     most = request.app[SETTINGS].max_json_values
-    if len(body) > most and holds_more_values(body, most):
+    if values > most and holds_more_values(body, most):
         raise ApiError(
             413,
             "too_many_values",
@@ -54,14 +57,17 @@ async def read_value(request: web.Request, *, lax: bool = False) -> Any:
             "Raise the limit with the setting http.max_json_values.",
         )
     try:
-        return _loads(body, lax)
+        value = _loads(body, lax)
     except ValueError as error:
         raise ApiError(400, "invalid_json", "The request body is not valid JSON.", str(error)) from None
+    if len(body) > _LONG:
+        await asyncio.sleep(0)  # others are answered before more is done with it
+    return value
 
 
 async def read_json(request: web.Request, *, optional: bool = False, lax: bool = False) -> dict[str, Any]:
     """The body as a JSON object; with `optional` no body at all is an empty one, `lax` as above. Raises ApiError."""
-    if optional and not (await request.read()).strip():
+    if optional and not (await request.app[BODIES].read(request)).strip():
         return {}
     body = await read_value(request, lax=lax)
     if not isinstance(body, dict):

@@ -15,6 +15,7 @@ from comfyk import App
 from comfyk.api import remove_leftovers, serve_requests
 
 from comfyk_http.authentication import authentication
+from comfyk_http.bodies import BODIES, Bodies, bodies_forgotten
 from comfyk_http.compression import compress
 from comfyk_http.connections import Connection, Connections
 from comfyk_http.errors import errors_as_json
@@ -162,7 +163,7 @@ def build_application(
     app: App, settings: HttpSettings, hub: Hub, connections: Connections
 ) -> web.Application:
     """The aiohttp application: the server's own checks, the plugins' middlewares and routes."""
-    middlewares: list[Middleware] = [errors_as_json, guard(settings)]
+    middlewares: list[Middleware] = [errors_as_json, bodies_forgotten, guard(settings)]
     if settings.cors_origin:
         middlewares.insert(0, cors(settings.cors_origin))  # outermost: a page may read errors too
     if token_needed(settings):
@@ -182,6 +183,7 @@ def build_application(
     application[SOCKETS] = set()
     application[COMPRESSED] = {}
     application[PICTURES] = pictures = PicturePool(settings.picture_memory_mb)
+    application[BODIES] = Bodies(settings.body_memory_mb)
     application[UPLOADS] = Uploads(settings.max_arriving)
     application[USERS] = users
     serve_requests(application, services)

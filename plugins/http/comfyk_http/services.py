@@ -15,6 +15,7 @@ from comfyk.api import ApiError, BadField, Form, ReceivedFile, Show, Watch
 from pydantic import BaseModel
 
 from comfyk_http.authentication import token_of
+from comfyk_http.bodies import BODIES
 from comfyk_http.errors import Handler
 from comfyk_http.file_answers import answer_with_file
 from comfyk_http.forms import file_of, form_of
@@ -65,7 +66,7 @@ class Services:
             raise _unknown(user) from None
 
     async def read_json(self, request: web.Request, *, optional: bool) -> Any:
-        if optional and not (await request.read()).strip():
+        if optional and not (await request.app[BODIES].read(request)).strip():
             return None
         return await read_value(request)
 

@@ -53,6 +53,9 @@ class HttpSettings(Section):
     `max_upload_size_mb`."""
     max_json_values: int = Field(default=1_000_000, ge=1000)
     """How many values (numbers, strings, lists, objects) a JSON body may hold, in all its levels together."""
+    body_memory_mb: float | None = Field(default=None, gt=0)
+    """How much memory request bodies may take together while they are read and used, in megabytes; by default an eighth
+    of what there is, at most 2,048. Others wait, and get 503 when that takes long."""
     picture_memory_mb: float | None = Field(default=None, gt=0)
     """How much memory previews and other pictures may take together, in megabytes; by default an eighth of what there
     is, at most 2,048. A picture that would take more is shown smaller, or as it is."""

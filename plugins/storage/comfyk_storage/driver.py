@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from sqlite3 import IntegrityError as SqliteIntegrityError
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.sql import Executable
+
+_LARGE = 1_000_000
+"""Bytes of one value."""
 
 Rows = Sequence[dict[str, Any]]
 
@@ -46,7 +51,15 @@ class SqliteDriver(Driver):
         values = [[row[name] if name in row else constant[name] for name in names] for row in rows]
         sqlite: Any = connection.connection.dbapi_connection
         cursor = sqlite.execute(sql, values[0]) if len(values) == 1 else sqlite.executemany(sql, values)
-        return cursor.rowcount
+        changed = cursor.rowcount
+        if any(isinstance(value, bytes) and len(value) > _LARGE for value in values[-1]):
+            self._forget(sqlite, sql, len(names))
+        return changed
+
+    def _forget(self, sqlite: Any, sql: str, count: int) -> None:
+        """Have a statement let go of the last values that it was run with, of which SQLite keeps copies."""
+        with contextlib.suppress(SqliteIntegrityError):  # of a column that must not be null
+            sqlite.execute(sql, [None] * count)
 
     def commit(self, connection: Connection) -> None:
         connection.commit()

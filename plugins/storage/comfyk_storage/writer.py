@@ -124,6 +124,7 @@ class Writer:
                 log.exception("the writer failed")
                 results = [StoreError(f"{self._place}: nothing was written: {error!r}")] * len(batch)
             self._answer(batch, results)
+            del first, batch, results  # which would stay in memory until there is more to write
 
     def _answer(self, batch: list[_Waiting], results: list[Any]) -> None:
         def resolve() -> None:
