@@ -60,6 +60,8 @@ def saved(ui: Any, prefix: str) -> list[Any]:
 
 async def test_it_loads_for_a_new_user_and_offers_templates(fresh_ui: Any) -> None:
     await fresh_ui.open()
+    await expect(fresh_ui.page.get_by_test_id("workflow-tab").last).to_contain_text("starter_sd15")
+    await fresh_ui.page.get_by_test_id("side-toolbar").get_by_label("Templates").click()
     await expect(fresh_ui.dialog().get_by_test_id("template-workflows-content")).to_be_visible()
     await expect(fresh_ui.dialog().locator("img").first).to_be_visible()
     await fresh_ui.dialog().get_by_label("Close dialog").click()
@@ -73,12 +75,12 @@ async def test_a_packs_script_runs_in_the_page(ui: Any) -> None:
 
 async def test_a_template_opens(ui: Any) -> None:
     await ui.page.get_by_test_id("side-toolbar").get_by_label("Templates").click()
-    await ui.dialog().get_by_placeholder("Search").fill("Z-Image-Turbo: Text to Image")
+    await ui.dialog().get_by_placeholder("Search").fill("SDXL1.0: Text to Image (Simple)")
     # The cards change places when the search takes effect, and a click would land on another one.
     await expect(ui.dialog()).to_contain_text(re.compile(r"Showing \d{1,2} of"))
-    await ui.dialog().get_by_test_id("template-workflow-image_z_image_turbo").click()
+    await ui.dialog().get_by_test_id("template-workflow-image_sdxl_simple").click()
     await ui.until("app.graph.nodes.length > 0")
-    await expect(ui.page.get_by_test_id("workflow-tab").last).to_contain_text("image_z_image_turbo")
+    await expect(ui.page.get_by_test_id("workflow-tab").last).to_contain_text("image_sdxl_simple")
 
 
 async def test_the_node_library_finds_adds_and_explains_a_node(ui: Any) -> None:

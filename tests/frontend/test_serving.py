@@ -73,7 +73,8 @@ async def test_head_and_ranges(client: ClientSession) -> None:
     assert (status, headers["Content-Range"], len(body)) == (206, f"bytes 0-2/{length}", 3)
 
 
-async def test_every_template_of_the_index_has_its_workflow(client: ClientSession) -> None:
+async def test_every_template_of_the_index_has_its_workflow(start: Callable[..., Any]) -> None:
+    client = await start(frontend__templates="all")
     index = json.loads((await get(client, "/templates/index.json"))[2])
     names = [template["name"] for group in index for template in group["templates"]]
     assert len(names) > 100

@@ -36,6 +36,8 @@ _REROUTE = "Reroute"
 _PRIMITIVE = "PrimitiveNode"
 _CUSTOM_COMBO = "CustomCombo"
 _NOTES = ("Note", "MarkdownNote")
+UI_NODES = frozenset({_REROUTE, _PRIMITIVE, *_NOTES})
+"""Nodes that the UI has of its own: no prompt holds one, unless somebody registers a node of that name."""
 _MAX_DEPTH = 100
 """Subgraphs inside of each other."""
 
@@ -132,7 +134,7 @@ class _Conversion:
     def _is_of_the_ui(self, place: _Place, node: Node) -> bool:
         if self._schemas(node.type) is not None:
             return False
-        if node.type in (_REROUTE, _PRIMITIVE, *_NOTES):
+        if node.type in UI_NODES:
             return True
         linked = any(input.get("link") in place.graph.links for input in node.inputs)
         return not linked and all(link.origin != node.id for link in place.graph.links.values())

@@ -13,6 +13,7 @@ from comfyk_core_nodes.devices import settings as device_settings
 from comfyk_core_nodes.devices.freed import keep_freed_memory
 from comfyk_core_nodes.devices.stats import device_stats
 from comfyk_core_nodes.devices.torch_import import torch_version
+from comfyk_core_nodes.families.registry import model_families
 from comfyk_core_nodes.images import metadata_settings
 from comfyk_core_nodes.job_context import job_context, torch_for
 from comfyk_core_nodes.memory.freeing import free_after, free_memory
@@ -88,6 +89,13 @@ def comfyk_free_memory(unload_models: bool) -> Mapping[str, Any]:
 @hookimpl
 def comfyk_device_stats() -> list[dict[str, Any]]:
     return device_stats()
+
+
+@hookimpl(optionalhook=True)
+def comfyk_known_model_files(app: App) -> list[str]:
+    """Asked by the plugin that serves the web UI, if there is one."""
+    with app.active():
+        return model_families().files
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from comfyk import hookimpl
 from comfyk.doctor import Finding
 
-from comfyk_frontend import packages
+from comfyk_frontend import hookspecs, packages, starters
 from comfyk_frontend.settings import FrontendSettings
 
 if TYPE_CHECKING:
@@ -22,7 +23,16 @@ log = logging.getLogger(__name__)
 
 def ui_root(app: App) -> Path | None:
     """The build of the UI to serve, or None."""
-    return app.settings.section("frontend", FrontendSettings).root or packages.ui_folder()
+    return _settings(app).root or packages.ui_folder()
+
+
+def _settings(app: App) -> FrontendSettings:
+    return app.settings.section("frontend", FrontendSettings)
+
+
+@hookimpl
+def comfyk_add_hooks() -> Any:
+    return hookspecs
 
 
 @hookimpl
@@ -46,7 +56,20 @@ def comfyk_register_routes(app: App) -> Iterable[Any]:
     root = ui_root(app)
     if root is None:
         log.warning("there is no web UI; to get it: pip install %s", packages.UI)
-    return [*package_routes(), *(ui_routes(app, root) if root is not None else [])]
+    return [*package_routes(app), *(ui_routes(app, root) if root is not None else [])]
+
+
+@hookimpl
+async def comfyk_startup(app: App) -> None:
+    if _settings(app).starters:
+        await asyncio.to_thread(starters.bring_pictures, app)
+
+
+@hookimpl
+def comfyk_page_scripts(app: App) -> Iterable[str]:
+    """What opens a workflow in a browser that has none."""
+    name = starters.first(app) if _settings(app).starters else None
+    return [] if name is None else [f"/templates/first_visit.js?template={name}"]
 
 
 @hookimpl

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from aiohttp import web
 from comfyk import App
-from comfyk.api import ApiError
+from comfyk.api import ApiError, client_has
 
-from comfyk_frontend import packages
+from comfyk_frontend import packages, starters
+from comfyk_frontend.catalog import INDEX, Catalog
 from comfyk_frontend.page import Page
 from comfyk_frontend.ui_files import answer, find
 
@@ -59,12 +60,29 @@ def ui_routes(app: App, root: Path) -> list[web.RouteDef]:
     return [web.get("/", index)]
 
 
-def package_routes() -> list[web.RouteDef]:
-    """The files that the UI gets from other packages."""
+def package_routes(app: App) -> list[web.RouteDef]:
+    """The files that the UI gets from other packages, and the starters among the templates."""
+    catalog = Catalog(app, _template_folders)
+
+    async def template(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["path"]
+        if INDEX.fullmatch(name) and (document := await catalog.document(name)) is not None:
+            headers = {"Cache-Control": "no-cache", "ETag": f'"{document.tag}"'}
+            if client_has(request, document.tag):
+                return web.Response(status=304, headers=headers)
+            return web.Response(
+                body=document.body, content_type="application/json", charset="utf-8", headers=headers
+            )
+        return await _from(request, _all_template_folders, packages.TEMPLATES)
+
     return [
-        web.get("/templates/{path:.+}", _template),
+        web.get("/templates/{path:.+}", template),
         web.get("/docs/{path:.+}", _documentation),
     ]
+
+
+def _all_template_folders() -> list[Path]:
+    return [starters.FOLDER, *_template_folders()]
 
 
 @cache
@@ -78,10 +96,6 @@ def _docs_folders() -> list[Path]:
     return [] if folder is None else [folder]
 
 
-async def _template(request: web.Request) -> web.StreamResponse:
-    return await _from(request, _template_folders, packages.TEMPLATES)
-
-
 async def _documentation(request: web.Request) -> web.StreamResponse:
     return await _from(request, _docs_folders, packages.DOCS)
 
@@ -93,7 +107,7 @@ async def _from(
     file = await asyncio.to_thread(lambda: find(folders(), name))
     if file is not None:
         return answer(request, file, name)
-    if not folders():
+    if folders() in ([], [starters.FOLDER]):
         raise ApiError(
             404,
             "not_installed",

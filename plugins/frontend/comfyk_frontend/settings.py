@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from comfyk.settings import AbsolutePath, Option, Section
 from pydantic import AfterValidator, Field
@@ -24,4 +24,17 @@ class FrontendSettings(Section):
     ] = Field(
         None,
         description="A build of the web UI to serve in place of the installed one.",
+    )
+    templates: Literal["runnable", "all"] = Field(
+        "runnable",
+        description=(
+            "Which of the packaged templates are listed: those whose nodes and model families are here, or all, with a "
+            "mark on those that do not run."
+        ),
+    )
+    starters: bool = Field(
+        True,
+        description=(
+            "Whether comfyk's own workflows stand first among the templates, and one of them opens in a new browser."
+        ),
     )

@@ -116,6 +116,8 @@ class Family:
     """What the network computes well in, best first (`weights.dtypes.DTYPES`)."""
     clip_vision_prefix: str | None = None
     """Where checkpoints keep a CLIP vision model, if they have one."""
+    files: tuple[str, ...] = ()
+    """What its published files are called, as patterns (`*sd_xl*`): the web UI's templates that run are told by it."""
 
 
 @dataclass

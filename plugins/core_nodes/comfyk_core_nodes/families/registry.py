@@ -46,6 +46,11 @@ class Families:
         self._families[:0] = families
 
     @property
+    def files(self) -> list[str]:
+        """What files of all of them are called, as patterns."""
+        return [pattern for family in self._families for pattern in family.files]
+
+    @property
     def layouts(self) -> list[Layout]:
         return list(dict.fromkeys(family.layout for family in self._families))
 

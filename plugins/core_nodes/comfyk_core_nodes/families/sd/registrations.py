@@ -171,6 +171,7 @@ SD_X4_UPSCALER = Family(
     sampling_defaults={"linear_start": 0.0001, "linear_end": 0.02},
     read_marks=_read_marks,
     lora_keys=unet_key_map,
+    files=("x4-upscaler*", "x4_upscaler*"),
 )
 SD21_UNCLIP = Family(
     "sd21_unclip",
@@ -183,6 +184,7 @@ SD21_UNCLIP = Family(
     read_marks=_read_marks_2,
     lora_keys=unet_key_map,
     clip_vision_prefix="embedder.model.visual.",
+    files=("*sd21-unclip*", "*sd21_unclip*"),
 )
 SDXL_REFINER = Family(
     "sdxl_refiner",
@@ -194,6 +196,7 @@ SDXL_REFINER = Family(
     TEXT_REFINER,
     read_marks=_read_marks,
     lora_keys=unet_key_map,
+    files=("*sd_xl_refiner*",),
 )
 SDXL = Family(
     "sdxl",
@@ -206,6 +209,7 @@ SDXL = Family(
     read_marks=_read_marks,
     lora_keys=unet_key_map,
     memory_factor=0.8,
+    files=("*sd_xl*", "*sdxl*"),
 )
 SD2 = Family(
     "sd2",
@@ -217,6 +221,7 @@ SD2 = Family(
     TEXT_SD2,
     read_marks=_read_marks_2,
     lora_keys=unet_key_map,
+    files=("v2-0*", "v2-1*", "*512-base-ema*", "*768-v-ema*", "*sd20*", "*sd21*"),
 )
 SD1 = Family(
     "sd1",
@@ -228,5 +233,6 @@ SD1 = Family(
     TEXT_SD1,
     read_marks=_read_marks,
     lora_keys=unet_key_map,
+    files=("sd-v1*", "v1-4*", "v1-5*", "*sd14*", "*sd15*", "*sd1.4*", "*sd1.5*"),
 )
 FAMILIES = (SD_X4_UPSCALER, SD21_UNCLIP, SDXL_REFINER, SDXL, SD2, SD1)
