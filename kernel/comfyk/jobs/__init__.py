@@ -11,6 +11,7 @@ from comfyk.jobs.history import (
 from comfyk.jobs.memory import MemoryJobStore
 from comfyk.jobs.model import Job, JobStatus, Outcome
 from comfyk.jobs.outputs import listed_outputs
+from comfyk.jobs.shown import ended_detail, shown_detail, shown_line
 from comfyk.jobs.store import (
     DuplicateJobError,
     JobDetail,
@@ -42,9 +43,12 @@ __all__ = [
     "StoreError",
     "UnknownJobError",
     "duration",
+    "ended_detail",
     "ending_of",
     "finished_detail",
     "finished_summary",
     "history_entry_json",
     "listed_outputs",
+    "shown_detail",
+    "shown_line",
 ]

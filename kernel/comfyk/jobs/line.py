@@ -46,6 +46,10 @@ class Line(Protocol):
         """The jobs that run on other servers, and those that wait, next one first."""
         ...
 
+    async def holds(self, job_id: str) -> bool:
+        """Whether the job waits, or runs on another server."""
+        ...
+
     @property
     def length(self) -> int:
         """How many wait, or run on other servers, as far as is known now."""
@@ -119,6 +123,9 @@ class OwnLine:
     async def listing(self, user: str | None) -> tuple[list[Job], list[Job]]:
         return [], [job for job in self._waiting.in_order() if user in (None, job.user)]
 
+    async def holds(self, job_id: str) -> bool:
+        return job_id in self._waiting
+
     @property
     def length(self) -> int:
         return len(self._waiting)
@@ -168,6 +175,10 @@ class SharedLine:
 
     async def listing(self, user: str | None) -> tuple[list[Job], list[Job]]:
         return await self._store.listing(user)
+
+    async def holds(self, job_id: str) -> bool:
+        detail = await self._store.get(job_id)
+        return detail is not None and detail.outcome is None
 
     @property
     def length(self) -> int:
