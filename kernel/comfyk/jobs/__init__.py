@@ -12,6 +12,7 @@ from comfyk.jobs.memory import MemoryJobStore
 from comfyk.jobs.model import Job, JobStatus, Outcome, PackedJob, QueuedJob
 from comfyk.jobs.outputs import listed_outputs
 from comfyk.jobs.packing import listed, pack, unpack
+from comfyk.jobs.shown import ended_detail, shown_detail, shown_line
 from comfyk.jobs.store import (
     DuplicateJobError,
     JobDetail,
@@ -51,6 +52,7 @@ __all__ = [
     "UnknownJobError",
     "UnreadableJobError",
     "duration",
+    "ended_detail",
     "ending_of",
     "finished_detail",
     "finished_summary",
@@ -58,5 +60,7 @@ __all__ = [
     "listed",
     "listed_outputs",
     "pack",
+    "shown_detail",
+    "shown_line",
     "unpack",
 ]

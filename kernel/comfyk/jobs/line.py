@@ -60,6 +60,10 @@ class Line(Protocol):
         """The jobs that run on other servers, and those that wait, next one first."""
         ...
 
+    async def holds(self, job_id: str) -> bool:
+        """Whether the job waits, or runs on another server."""
+        ...
+
     @property
     def length(self) -> int:
         """How many wait, or run on other servers, as far as is known now."""
@@ -165,6 +169,9 @@ class OwnLine:
     async def listing(self, user: str | None) -> tuple[list[QueuedJob], list[QueuedJob]]:
         return [], [job for job in self._waiting.in_order() if user in (None, job.user)]
 
+    async def holds(self, job_id: str) -> bool:
+        return job_id in self._waiting
+
     @property
     def length(self) -> int:
         return len(self._waiting)
@@ -233,6 +240,10 @@ class SharedLine:
 
     async def listing(self, user: str | None) -> tuple[list[QueuedJob], list[QueuedJob]]:
         return await self._store.listing(user)
+
+    async def holds(self, job_id: str) -> bool:
+        detail = await self._store.get(job_id)
+        return detail is not None and detail.outcome is None
 
     @property
     def length(self) -> int:

@@ -30,7 +30,7 @@ _SELDOM = 60
 """Seconds between two lines of the log that say the same of many connections."""
 _LOOKS = 64
 _SHARE_OF_ONE_ADDRESS = 0.75
-_SHARE_OF_WEBSOCKETS = 0.75
+_SHARE_OF_THOSE_WHO_STAY = 0.75
 
 
 class Limits(NamedTuple):
@@ -270,6 +270,8 @@ class Connections:
     def __init__(self, settings: HttpSettings) -> None:
         self.limits = Limits.of(settings)
         self.websockets = 0
+        self.waiting = 0
+        """Requests that wait for a job."""
         self._all: set[Connection] = set()
         self._arriving: Counter[str] = Counter()
         """By address: those that were accepted, and have yet to be added (TLS takes its time)."""
@@ -286,9 +288,10 @@ class Connections:
         return len(self._all) + self._arriving.total()
 
     @property
-    def room_for_websockets(self) -> bool:
-        """WebSockets stay for long: some connections are kept for requests."""
-        return self.websockets < max(1, round(self.limits.connections * _SHARE_OF_WEBSOCKETS))
+    def room_to_stay(self) -> bool:
+        """WebSockets, and requests that wait for a job, stay for long: some connections are kept for the others."""
+        most = max(1, round(self.limits.connections * _SHARE_OF_THOSE_WHO_STAY))
+        return self.websockets + self.waiting < most
 
     def admit(self, address: str) -> bool:
         """Whether one more may come from there. One that is idle makes room for it when there is none."""

@@ -149,6 +149,13 @@ class JobsQuery(Forgiving):
         return [status for status in JobStatus if status.value in names] if names else None
 
 
+class WaitQuery(Body):
+    """For whoever wants to hear of a job without asking again and again."""
+
+    wait: Annotated[float, Field(ge=0)] | None = None
+    """How many seconds to wait for news of the job, at most as many as the setting `http.max_wait` says."""
+
+
 class TasksQuery(Body):
     task_name: str = ""
     idempotency_key: str = ""

@@ -116,9 +116,28 @@ class JobEntry(Part):
     workflow_id: str = ""
 
 
+class RunningNode(Part):
+    node_id: str
+    value: float
+    max: float
+
+
+class JobProgress(Part):
+    """How far a job is that runs on this server."""
+
+    value: float
+    """Of 1, each node counting the same."""
+    nodes_done: int
+    nodes_total: int
+    """The nodes of the prompt, also those that its outputs do not need."""
+    running: list[RunningNode]
+
+
 class JobDetail(JobEntry):
     workflow: Json
     """`prompt` and `extra_data`."""
+    progress: JobProgress = Field(None, validate_default=False)  # type: ignore[assignment]
+    """There while the job runs."""
     outputs: Json = {}
     update_time: float = 0
     execution_status: Json = {}

@@ -21,7 +21,19 @@ from comfyk_http.connections import Connection, Connections
 from comfyk_http.errors import errors_as_json
 from comfyk_http.forms import UPLOADS, Uploads
 from comfyk_http.hub import Hub
-from comfyk_http.keys import APP, CONNECTIONS, HUB, LOG_FEED, PICTURES, ROUTES, SETTINGS, STARTED, USERS
+from comfyk_http.job_watch import JobWatch
+from comfyk_http.keys import (
+    APP,
+    CONNECTIONS,
+    HUB,
+    JOB_WATCH,
+    LOG_FEED,
+    PICTURES,
+    ROUTES,
+    SETTINGS,
+    STARTED,
+    USERS,
+)
 from comfyk_http.listening import Listener, bind
 from comfyk_http.log_feed import LogFeed
 from comfyk_http.network_addresses import reachable
@@ -180,6 +192,7 @@ def build_application(
     application[SETTINGS] = settings
     application[HUB] = hub
     application[CONNECTIONS] = connections
+    application[JOB_WATCH] = watch = JobWatch(app, connections, settings.max_wait)
     application[SOCKETS] = set()
     application[COMPRESSED] = {}
     application[PICTURES] = pictures = PicturePool(settings.picture_memory_mb)
@@ -189,6 +202,7 @@ def build_application(
     serve_requests(application, services)
     application[LOG_FEED] = feed = LogFeed(app, hub)
     application[STARTED] = time.monotonic()
+    application.on_shutdown.append(watch.close)
     application.on_shutdown.append(_say_goodbye)
     application.on_cleanup.append(feed.stop)
 

@@ -93,6 +93,10 @@ class HttpSettings(Section):
     min_rate_kb: float = Field(default=1, gt=0)
     """How much of a body has to come, or of an answer be taken in, in kilobytes per second."""
 
+    max_wait: float = Field(default=600, ge=0)
+    """How many seconds a request may wait for a job at most (`GET /jobs/{id}?wait=`, `POST /prompt?wait=`); who asks
+    for more is answered after so many."""
+
     @field_validator("listen")
     @classmethod
     def _listen(cls, listen: str) -> str:

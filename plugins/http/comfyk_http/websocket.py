@@ -49,9 +49,11 @@ async def connect(request: web.Request, query: SocketQuery) -> web.StreamRespons
     """Without a `clientId` the server chooses one, and says it in the first message."""
     app, hub, settings = request.app[APP], request.app[HUB], request.app[SETTINGS]
     connections = request.app[CONNECTIONS]
-    if not connections.room_for_websockets:
+    if not connections.room_to_stay:
         connections.say(
-            "websockets", f"{connections.websockets} WebSockets are open, as many as there may be"
+            "websockets",
+            f"{connections.websockets} WebSockets are open and {connections.waiting} requests wait, "
+            "as many as there may be",
         )
         raise ApiError(
             503,

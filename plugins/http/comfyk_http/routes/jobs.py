@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 from comfyk.api import ApiError, as_text, operation, scope_of
-from comfyk.jobs import JobDetail, JobQuery, JobStatus, JobSummary, listed_outputs
+from comfyk.jobs import JobDetail, JobQuery, JobStatus, shown_detail, shown_line
 
 from comfyk_http.answer_descriptions import gives
+from comfyk_http.job_watch import JobWatch
 from comfyk_http.json_answers import json_answer
-from comfyk_http.keys import APP
-from comfyk_http.requests import CancelRequest, JobsQuery, is_job_id
+from comfyk_http.keys import APP, JOB_WATCH
+from comfyk_http.requests import CancelRequest, JobsQuery, WaitQuery, is_job_id
 
 
 @operation(
@@ -44,7 +44,7 @@ async def list_jobs(request: web.Request, query: JobsQuery) -> web.Response:
         "total": total,
         "has_more": offset + len(found) < total,
     }
-    return json_answer({"jobs": [_line(job) for job in found], "pagination": page})
+    return json_answer({"jobs": [shown_line(job) for job in found], "pagination": page})
 
 
 @operation(
@@ -56,15 +56,20 @@ async def list_jobs(request: web.Request, query: JobsQuery) -> web.Response:
     errors=as_text,
     answers={200: gives("The job", "JobDetail"), 404: gives("There is no such job", "ErrorText")},
 )
-async def get_job(request: web.Request) -> web.Response:
-    """One job whole."""
-    job_id = request.match_info["job_id"]
+async def get_job(request: web.Request, query: WaitQuery) -> web.Response:
+    """With `wait` it answers once the job begins to run or has ended, or when so many seconds are over.
+
+    While the job runs here, `progress` says how far it is.
+    """
+    job_id, watch = request.match_info["job_id"], request.app[JOB_WATCH]
     detail = None
     if is_job_id(job_id):
         detail = await request.app[APP].jobs.store.get(job_id, scope_of(request))
     if detail is None:
         raise ApiError(404, "not_found", "Job not found")
-    return json_answer(_details(detail))
+    if query.wait and detail.outcome is None:
+        detail = await watch.changed(request, detail, query.wait)
+    return json_answer(shown_job(watch, detail))
 
 
 @operation(
@@ -99,6 +104,12 @@ async def cancel_jobs(request: web.Request, body: CancelRequest) -> web.Response
     return json_answer({"cancelled": await _cancel(request, body.job_ids)})
 
 
+def shown_job(watch: JobWatch, detail: JobDetail) -> dict[str, Any]:
+    """A job whole, with how far it is."""
+    shown, progress = shown_detail(detail), watch.progress(detail)
+    return shown if progress is None else {**shown, "progress": progress}
+
+
 async def _cancel(request: web.Request, job_ids: list[str]) -> bool:
     """Cancel those of the jobs that the request may see; whether there was any to cancel."""
     queue, user = request.app[APP].jobs, scope_of(request)
@@ -108,42 +119,3 @@ async def _cancel(request: web.Request, job_ids: list[str]) -> bool:
         job_ids = [job_id for job_id in job_ids if job_id in own]
     states = [await queue.cancel(job_id) for job_id in job_ids]
     return any(state in (JobStatus.PENDING, JobStatus.IN_PROGRESS) for state in states)
-
-
-def _line(job: JobSummary) -> dict[str, Any]:
-    """A job as it is listed: what is not known is left out."""
-    line = {name: value for name, value in asdict(job).items() if value is not None}
-    if error := line.get("execution_error"):
-        line["execution_error"] = _error(error)
-    return line
-
-
-def _error(told: dict[str, Any]) -> dict[str, Any]:
-    """An error in the form that the jobs routes give it: the message over the WebSocket has it otherwise."""
-    done = told.get("current_outputs") or ()
-    return {
-        **told,
-        # Texts also when the error is no node's.
-        "node_id": told.get("node_id") or "",
-        "node_type": told.get("node_type") or "",
-        "current_inputs": told.get("current_inputs") or {},
-        # The nodes that were done, as the keys of an object.
-        "current_outputs": done if isinstance(done, dict) else {node: {} for node in done},
-    }
-
-
-def _details(detail: JobDetail) -> dict[str, Any]:
-    job, outcome = detail.job, detail.outcome
-    details = _line(detail.summary)
-    details["workflow"] = {"prompt": job.prompt, "extra_data": job.extra_data}
-    if outcome is not None:
-        completed = outcome.status is JobStatus.COMPLETED
-        details["outputs"] = listed_outputs(outcome.outputs)
-        details["execution_status"] = {
-            "status_str": "success" if completed else "error",
-            "completed": completed,
-            "messages": outcome.messages,
-        }
-        details["execution_meta"] = outcome.meta
-        details["update_time"] = outcome.finished_at
-    return details
