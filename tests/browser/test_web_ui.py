@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+import comfyk
 import pytest
 from PIL import Image
 from playwright.async_api import expect
@@ -247,3 +248,29 @@ async def test_a_saved_picture_gives_its_workflow_back(ui: Any) -> None:
         await ui.page.evaluate("app.graph.nodes.find((n) => n.type === 'SaveImage').widgets[0].value")
         == "origin"
     )
+
+
+async def test_help_and_about_lead_to_comfyk(ui: Any) -> None:
+    async def opens(action: str) -> str:
+        async with ui.page.context.expect_page() as opened:
+            await ui.page.evaluate(action)
+        page = await opened.value
+        url = page.url
+        await page.close()
+        return url
+
+    issues = "https://github.com/Comfy-Org/ComfyUI/issues"
+    found = await opens(f"window.open('{issues}?q=' + encodeURIComponent('it failed is:issue'), '_blank')")
+    assert found == f"{ui.server.url}/help?q=it%20failed%20is%3Aissue"
+    assert (
+        await opens("void app.extensionManager.command.execute('Comfy.ContactSupport')")
+        == f"{ui.server.url}/help"
+    )
+    await ui.page.evaluate("void app.extensionManager.command.execute('Comfy.Help.AboutComfyUI')")
+    badge = ui.dialog().get_by_test_id("about-panel").get_by_text(f"comfyk {comfyk.__version__}")
+    await expect(badge).to_be_visible()
+    async with ui.page.context.expect_page() as opened:
+        await badge.click()
+    page = await opened.value
+    await expect(page.get_by_role("heading", level=1)).to_have_text(f"comfyk {comfyk.__version__}")
+    await page.close()

@@ -163,7 +163,10 @@ async def test_another_build(start: Callable[..., Any], build: Path) -> None:
     assert (await get(client, "/assets/index-B2rHQ9Sn.js"))[1]["Cache-Control"] == IMMUTABLE
     # A name that only looks as if it had a hash in it.
     assert (await get(client, "/assets/images/icon-logo-192.png"))[1]["Cache-Control"] == A_DAY
-    assert json.loads((await get(client, "/extensions"))[2]) == ["/extensions/core/thing.js"]
+    assert json.loads((await get(client, "/extensions"))[2]) == [
+        "/extensions/comfyk/comfyk.js",
+        "/extensions/core/thing.js",
+    ]
     (build / "new.js").write_text("export {}")
     assert (await get(client, "/new.js"))[0] == 200
     assert (await get(client, "/templates/index.json"))[0] == 200

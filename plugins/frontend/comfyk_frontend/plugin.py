@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from comfyk import hookimpl
 from comfyk.doctor import Finding
 
-from comfyk_frontend import hookspecs, packages, starters
+from comfyk_frontend import help, hookspecs, packages, starters
 from comfyk_frontend.settings import FrontendSettings
 
 if TYPE_CHECKING:
@@ -44,9 +44,12 @@ def comfyk_register_settings() -> Mapping[str, type[BaseModel]]:
 def comfyk_register_web_directories(app: App) -> Mapping[str, Path]:
     """What the UI's own build has under `/extensions` is listed with the packs' scripts, as ComfyUI does."""
     root = ui_root(app)
-    if root is None or not (root / "extensions").is_dir():
+    if root is None:
         return {}
-    return {folder.name: folder for folder in (root / "extensions").iterdir() if folder.is_dir()}
+    own = {"comfyk": Path(__file__).parent / "extension"}
+    if not (root / "extensions").is_dir():
+        return own
+    return own | {folder.name: folder for folder in (root / "extensions").iterdir() if folder.is_dir()}
 
 
 @hookimpl
@@ -86,6 +89,7 @@ def comfyk_system_stats(app: App) -> Mapping[str, Any]:
     names = (packages.UI, packages.TEMPLATES, packages.DOCS)
     installed = {name: packages.version(name) for name in names}
     return {
+        "comfyk_links": help.links(_settings(app)),
         "installed_templates_version": installed[packages.TEMPLATES],
         "comfy_package_versions": [
             {"name": name, "installed": version, "required": None} for name, version in installed.items()

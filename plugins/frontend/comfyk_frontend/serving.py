@@ -15,9 +15,10 @@ from aiohttp import web
 from comfyk import App
 from comfyk.api import ApiError, client_has
 
-from comfyk_frontend import packages, starters
+from comfyk_frontend import help, packages, starters
 from comfyk_frontend.catalog import INDEX, Catalog
 from comfyk_frontend.page import Page
+from comfyk_frontend.settings import FrontendSettings
 from comfyk_frontend.ui_files import answer, find
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -51,13 +52,16 @@ def ui_middleware(app: App, root: Path) -> Callable[[web.Request, _Handler], Awa
 
 
 def ui_routes(app: App, root: Path) -> list[web.RouteDef]:
-    """`/`, which http serves too as long as nobody else does."""
+    """`/`, which http serves too as long as nobody else does, and `/help`."""
     page = Page(app, root / "index.html")
 
     async def index(request: web.Request) -> web.StreamResponse:
         return await page.answer(request)
 
-    return [web.get("/", index)]
+    async def show_help(request: web.Request) -> web.StreamResponse:
+        return help.page(request, app.settings.section("frontend", FrontendSettings))
+
+    return [web.get("/", index), web.get(help.PATH, show_help)]
 
 
 def package_routes(app: App) -> list[web.RouteDef]:

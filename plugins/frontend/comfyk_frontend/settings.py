@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from comfyk.settings import AbsolutePath, Option, Section
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, HttpUrl
 
 
 def _has_a_ui(root: AbsolutePath | None) -> AbsolutePath | None:
@@ -30,6 +30,16 @@ class FrontendSettings(Section):
         description=(
             "Which of the packaged templates are listed: those whose nodes and model families are here, or all, with a "
             "mark on those that do not run."
+        ),
+    )
+    help_url: HttpUrl | None = Field(
+        None, description="Where *Get Help* in the web UI leads, in place of comfyk's own page, `/help`."
+    )
+    issues_url: HttpUrl | None = Field(
+        None,
+        description=(
+            "Where *Find on GitHub* leads, with what is searched for as `?q=...`; the project's own issues if comfyk "
+            "knows them, else the page `/help`."
         ),
     )
     starters: bool = Field(
