@@ -101,7 +101,7 @@ class HttpSettings(Section):
     @classmethod
     def _listen(cls, listen: str) -> str:
         for address in listen.split(","):
-            if not re.fullmatch(r"[\w.:%-]*", address.strip()):
+            if re.search(r"""[][{}"'\\/]""", address):
                 raise ValueError(
                     f"{address.strip()!r:.80} is no address; write them as in '127.0.0.1, ::1' or 'my-host'"
                 )
