@@ -30,6 +30,7 @@ from comfyk_core_nodes.vae.taesd import TAESD
 from comfyk_core_nodes.weights.assign import fill
 from comfyk_core_nodes.weights.dtypes import intermediate_dtype, vae_dtype
 from comfyk_core_nodes.weights.mapped_files import check_all_there
+from comfyk_core_nodes.weights.norm_groups import norm_groups, normalize_in
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class VAE:
         state = dict(sd) if PIXELS in sd else vae_state(sd)
         self.first_stage_model, self.latent_channels, self.downscale_ratio = _build(state)
         self.upscale_ratio = self.downscale_ratio
+        normalize_in(self.first_stage_model, norm_groups(metadata))
         fill(self.first_stage_model, state, "the autoencoder")
         self.device = vae_device() if device is None else device
         self.vae_dtype = vae_dtype(self.device, (torch.bfloat16, torch.float32)) if dtype is None else dtype

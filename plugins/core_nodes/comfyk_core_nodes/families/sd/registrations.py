@@ -116,6 +116,9 @@ def _read_marks(config: ModelConfig, network: Weights, file: Weights, metadata: 
     """Marks stand beside the networks, or with the UNet: `v_pred`, `ztsnr`, `edm_mean` and `edm_std` (Playground
     v2.5), `edm_vpred.sigma_max` (CosXL).
     """
+    from comfyk_core_nodes.weights.norm_groups import norm_groups
+
+    config.unet_config["norm_groups"] = norm_groups(metadata)
     marks = {key: network[key] for key in network if "." not in key}
     marks |= {key: file[key] for key in _MARKS if key in file}
     settings = config.sampling_settings

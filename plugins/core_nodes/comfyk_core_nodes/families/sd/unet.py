@@ -20,6 +20,7 @@ from comfyk_core_nodes.families.sd.transformer import SpatialTransformer
 from comfyk_core_nodes.memory.extensions import wrapped
 from comfyk_core_nodes.weights.attention import TransformerOptions
 from comfyk_core_nodes.weights.layers import Conv2d, Embedding, GroupNorm, Linear
+from comfyk_core_nodes.weights.norm_groups import USUAL, normalize_in
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class UNetShape:
     adm_in_channels: int | None = None
     num_classes: int | str | None = None
     disable_self_attentions: list[bool] | None = None
+    norm_groups: int = USUAL
 
     def transformer(self, channels: int, depth: int, level: int | None, device: Any) -> SpatialTransformer:
         if self.num_head_channels == -1:
@@ -269,6 +271,7 @@ class UNetModel(nn.Module):
             nn.SiLU(inplace=True),
             Conv2d(shape.model_channels, shape.out_channels, 3, padding=1, device=device),
         )
+        normalize_in(self, shape.norm_groups)
 
     def embed(
         self, x: Tensor, timesteps: Tensor, y: Tensor | None, options: TransformerOptions | None = None
