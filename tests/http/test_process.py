@@ -96,6 +96,9 @@ async def test_a_large_history_costs_its_reader_alone(tmp_path: Path) -> None:
         server = psutil.Process(started.pid)
         before = peak = server.memory_info().rss
         async with client.get("/history") as response:
+            newest = list(await response.json())
+            assert 10 < len(newest) < 17 and response.headers["X-History-Total"] == "60"
+        async with client.get("/history?max_items=1000") as response:
             assert response.status == 200 and response.content_type == "application/json"
             pieces = []
             async for piece in response.content.iter_chunked(100_000):
@@ -104,6 +107,7 @@ async def test_a_large_history_costs_its_reader_alone(tmp_path: Path) -> None:
         history = json.loads(b"".join(pieces))
         shown = [entry["outputs"]["1"]["text"] for entry in history.values()]
         assert shown == [[str(number)] for number in range(60)]
+        assert list(history)[-len(newest) :] == newest and "X-History-Total" not in response.headers
         assert sum(map(len, pieces)) > 60_000_000
         assert peak - before < 35_000_000, f"it grew by {(peak - before) / 1e6:.0f} MB"
 

@@ -180,6 +180,11 @@ async def test_a_large_history_comes_in_parts(store, make_job, make_outcome):
     assert await parts(user="ann") == ["ac", "d", "e"]
     assert await parts(limit=3) == ["c", "d", "e"]
     assert await parts(limit=2, offset=0) == ["ab"]
+    assert await store.history_fitting(10) == (1, 5)  # one is sent, however large it is
+    assert await store.history_fitting(3_500_000) == (3, 5)
+    assert await store.history_fitting(10_000_000) == (5, 5)
+    assert await store.history_fitting(3_500_000, "ann") == (3, 4)
+    assert await store.history_fitting(0, "nobody") == (0, 0)
     reading = store.history_parts()
     assert [job_id for job_id, _ in await anext(reading)] == ["a", "b"]
     await store.delete_history(["c"])

@@ -7,6 +7,7 @@ from comfyk.jobs.history import (
     finished_detail,
     finished_summary,
     history_entry_json,
+    newest_fitting,
 )
 from comfyk.jobs.memory import MemoryJobStore
 from comfyk.jobs.model import Job, JobStatus, Outcome, PackedJob, QueuedJob
@@ -59,6 +60,7 @@ __all__ = [
     "history_entry_json",
     "listed",
     "listed_outputs",
+    "newest_fitting",
     "pack",
     "shown_detail",
     "shown_line",

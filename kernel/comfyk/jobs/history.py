@@ -6,6 +6,9 @@ is known of it is read back from there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 from comfyk.jobs.model import Job, JobStatus, Outcome, QueuedJob
 from comfyk.jobs.outputs import summarize_outputs
 from comfyk.jobs.store import JobDetail, JobSummary
@@ -99,3 +102,9 @@ def finished_detail(summary: JobSummary, entry: bytes, user: str, attempts: int)
         messages=[(kind, data) for kind, data in fields["status"]["messages"]],
     )
     return JobDetail(summary, job, outcome)
+
+
+def newest_fitting(sizes: Sequence[int], most: int) -> tuple[int, int]:
+    """How many of the first sizes are `most` together, the first in any case; and how many there are."""
+    count = sum(1 for total in accumulate(sizes) if total <= most)
+    return max(count, min(1, len(sizes))), len(sizes)

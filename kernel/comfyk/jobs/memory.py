@@ -11,6 +11,7 @@ from comfyk.jobs.history import (
     finished_detail,
     finished_summary,
     history_entry_json,
+    newest_fitting,
     unfinished_summary,
 )
 from comfyk.jobs.model import Job, JobStatus, Outcome, PackedJob, QueuedJob
@@ -145,6 +146,9 @@ class MemoryJobStore:
                 part.append((job_id, entry))
             room -= len(entry)
         yield part
+
+    async def history_fitting(self, most: int, user: str | None = None) -> tuple[int, int]:
+        return newest_fitting([len(entry) for _, entry in reversed(await self.history(user=user))], most)
 
     async def history_entry(self, job_id: str, user: str | None = None) -> bytes | None:
         kept = self._finished.get(job_id)

@@ -180,6 +180,11 @@ class JobStore(Protocol):
         """
         ...
 
+    async def history_fitting(self, most: int, user: str | None = None) -> tuple[int, int]:
+        """How many of the newest entries have at most `most` bytes together (the newest counts in any case), and how
+        many there are."""
+        ...
+
     async def history_entry(self, job_id: str, user: str | None = None) -> bytes | None:
         """The JSON of one entry, or None."""
         ...

@@ -35,7 +35,9 @@ def json_bytes(body: bytes, *, headers: Mapping[str, str] | None = None) -> web.
     return web.Response(body=body, content_type="application/json", headers=headers)
 
 
-async def json_pieces(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+async def json_pieces(
+    request: web.Request, pieces: AsyncIterator[bytes], headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
     """200 with JSON that is written as it is read, so that memory does not grow with it."""
     begun = b""
     async for piece in pieces:
@@ -43,8 +45,8 @@ async def json_pieces(request: web.Request, pieces: AsyncIterator[bytes]) -> web
         if len(begun) > _WHOLE:
             break
     else:
-        return json_bytes(begun)
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        return json_bytes(begun, headers=headers)
+    response = web.StreamResponse(headers={"Content-Type": "application/json", **(headers or {})})
     if request.app[SETTINGS].compress:
         response.enable_compression()
     await response.prepare(request)

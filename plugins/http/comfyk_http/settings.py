@@ -77,6 +77,8 @@ class HttpSettings(Section):
     """How many seconds a WebSocket client may take in nothing before it is dropped."""
     websocket_timeout: float = Field(default=120, gt=0)
     """How many seconds a WebSocket client may be silent, and leave pings unanswered, before it is dropped."""
+    history_mb: float = Field(default=16, gt=0)
+    """How much of the history is sent at once to who asks for all of it, in megabytes: the newest entries."""
     max_message_kb: float = Field(default=1024, gt=0)
     """The longest WebSocket message that a client may send, in kilobytes."""
     max_connections: int | None = Field(default=None, ge=1)

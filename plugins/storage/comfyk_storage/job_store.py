@@ -23,6 +23,7 @@ from comfyk.jobs import (
     UnreadableJobError,
     finished_detail,
     listed,
+    newest_fitting,
     unpack,
 )
 from sqlalchemy import ColumnElement, Connection, Engine, bindparam, delete, func, select, update
@@ -317,6 +318,11 @@ class SqlJobStore:
         yield first_part
         for first, last in parts:
             yield await self._read(partial(entries, first=first, last=last))
+
+    async def history_fitting(self, most: int, user: str | None = None) -> tuple[int, int]:
+        which = ENDED if user is None else ENDED & (jobs.c.user == user)
+        sizes = select(func.length(jobs.c.entry)).where(which).order_by(jobs.c.history_seq.desc())
+        return newest_fitting(await self._read(lambda connection: connection.scalars(sizes).all()), most)
 
     async def history_entry(self, job_id: str, user: str | None = None) -> bytes | None:
         recent = self._recent.get(job_id)

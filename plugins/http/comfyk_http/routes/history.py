@@ -11,7 +11,7 @@ from comfyk.wire import dumps
 
 from comfyk_http.answer_descriptions import done, gives
 from comfyk_http.json_answers import json_bytes, json_pieces, success
-from comfyk_http.keys import APP
+from comfyk_http.keys import APP, SETTINGS
 from comfyk_http.requests import HistoryQuery, HistoryRequest, is_job_id
 
 
@@ -31,10 +31,19 @@ def _object(entries: Iterable[tuple[str, bytes]]) -> bytes:
     answers={200: gives("Entries by prompt id", "History")},
 )
 async def get_history(request: web.Request, query: HistoryQuery) -> web.StreamResponse:
-    """All entries by job id, oldest first; `max_items` alone gives the newest, `offset` counts from the oldest."""
-    store = request.app[APP].jobs.store
-    parts = store.history_parts(query.max_items, query.offset, scope_of(request))
-    return await json_pieces(request, _pieces(parts))
+    """Entries by job id, oldest first; `max_items` alone gives the newest, `offset` counts from the oldest.
+
+    Without either the newest are sent, as many as `http.history_mb` allows. The header `X-History-Total` says how many
+    there are when some are left out.
+    """
+    store, user = request.app[APP].jobs.store, scope_of(request)
+    limit, headers = query.max_items, {}
+    if limit is None and query.offset is None:
+        limit, total = await store.history_fitting(round(request.app[SETTINGS].history_mb * 1_000_000), user)
+        if limit < total:
+            headers["X-History-Total"] = str(total)
+    parts = store.history_parts(limit, query.offset, user)
+    return await json_pieces(request, _pieces(parts), headers)
 
 
 async def _pieces(parts: AsyncIterator[Sequence[tuple[str, bytes]]]) -> AsyncIterator[bytes]:
