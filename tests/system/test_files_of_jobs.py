@@ -1,8 +1,9 @@
-"""The files that jobs write: previews go with their jobs and stay within bounds."""
+"""The files that jobs write: previews go with their jobs and stay within bounds; the rest goes when it is asked for."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import aiohttp
 import pytest
 
 PACK = """
+import json
 import os
+import time
 
 from comfyk import current_app
 
@@ -36,13 +39,26 @@ class Paint:
         return {"ui": {"images": [item]}}
 
 
-NODE_CLASS_MAPPINGS = {"Paint": Paint}
+class Claim(Paint):
+    '''Shows what it is told, and writes nothing.'''
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"shown": ("STRING",)}})
+
+    def run(self, shown):
+        return {"ui": json.loads(shown)}
+
+
+NODE_CLASS_MAPPINGS = {"Paint": Paint, "Claim": Claim}
 """
 Prompt = dict[str, Any]
 
 
 def paint(name: str, type: str = "temp", kb: int = 1) -> Prompt:
     return {"1": {"class_type": "Paint", "inputs": {"type": type, "name": name, "kb": kb}}}
+
+
+def claim(**shown: Any) -> Prompt:
+    return {"1": {"class_type": "Claim", "inputs": {"shown": json.dumps(shown)}}}
 
 
 class Client:
@@ -85,7 +101,7 @@ class Client:
 async def start(
     make_server: Callable[..., Any], session: aiohttp.ClientSession, tmp_path: Path
 ) -> Callable[..., Any]:
-    """`client = await start("--multi-user", COMFYK_X="...")`: a server with the node Paint."""
+    """`client = await start("--multi-user", COMFYK_X="...")`: a server with the nodes Paint and Claim."""
 
     async def start(*arguments: str, **environment: str) -> Client:
         server = make_server(COMFYK_PLUGINS__DISABLED='["core-nodes"]', **environment)
@@ -158,3 +174,77 @@ async def test_there_is_never_more_than_the_settings_allow(start: Callable[..., 
     await client.until("c.png", "d.png")
     await client.run(paint("huge.png", kb=2000))
     await client.until()
+
+
+async def test_a_job_is_deleted_with_the_files_that_it_wrote(start: Callable[..., Any]) -> None:
+    client = await start()
+    await client.run(paint("other.png", "output"))
+    saved = await client.run(
+        paint("sub/a.png", "output") | {"2": paint("p.png")["1"], "3": paint("b.glb", "output")["1"]}
+    )
+    again = await client.run(paint("sub/a.png", "output"))  # its kept result: it wrote nothing
+    assert await client.post("/history", {"delete": [again], "files": True}) == {"files_deleted": 0}
+    unasked = await client.run(paint("unasked.png", "output"))
+    await client.post("/history", {"delete": [unasked]})
+    changed = await client.run(paint("changed.png", "output"))
+    put(client.base / "output/changed.png", hours=-1)
+    assert await client.post("/history", {"delete": [saved, changed], "files": True}) == {"files_deleted": 3}
+    assert client.there() == set()
+    assert client.there("output") == {"other.png", "unasked.png", "changed.png"}
+    await client.run(paint("last.png", "output"))
+    assert await client.post("/history", {"clear": True, "files": True}) == {"files_deleted": 2}
+    assert client.there("output") == {"unasked.png", "changed.png"}
+
+
+async def test_what_a_job_merely_names_stays(start: Callable[..., Any], tmp_path: Path) -> None:
+    client = await start()
+    untouched = [
+        put(tmp_path / name)
+        for name in (
+            "secret.txt", "input/mine.png", "output/before.png", "output/sub/before.png", "temp/before.png",
+            "outside/precious.png", "user/default/comfy.settings.json",
+        )
+    ]  # fmt: skip
+    (tmp_path / "output/link").symlink_to(tmp_path / "outside")
+    (tmp_path / "output/file_link.png").symlink_to(tmp_path / "secret.txt")
+    await asyncio.sleep(0.1)  # the files are older than the job
+    fresh = tmp_path / "fresh.txt"
+
+    def item(filename: Any, subfolder: Any = "", type: Any = "output") -> dict[str, Any]:
+        return {"filename": filename, "subfolder": subfolder, "type": type}
+
+    job_id = await client.run(
+        {
+            "0": {"class_type": "Paint", "inputs": {"type": "output", "name": "../fresh.txt", "kb": 1}},
+            **claim(
+                images=[
+                    item("before.png"), item("before.png", "sub"), item("before.png", type="temp"),
+                    item("../secret.txt"), item("secret.txt", ".."), item("secret.txt", "sub/../.."),
+                    item("..\\secret.txt"), item(str(tmp_path / "secret.txt")), item("secret.txt", str(tmp_path)),
+                    item("precious.png", "link"), item("link/precious.png"), item("file_link.png"),
+                    item("mine.png", type="input"), item("mine.png", "../input"),
+                    item("../input/mine.png", type="temp"),
+                    item("comfy.settings.json", "default", "user"), item("", "sub"), item("sub"), item("."), item(".."),
+                    item("a\x00b"), item("x" * 5000), item(5), item(None), item(["before.png"]), item("before.png", 7),
+                    item("before.png", type=["output"]), item("before.png", type=None), item("before.png", type={}),
+                    "before.png", "../outside/model.glb", None, [item("before.png")], 3,
+                ],
+                text="no list", other={"filename": "before.png", "type": "output"},
+            ),
+        }
+    )  # fmt: skip
+    assert await client.post("/history", {"delete": [job_id], "files": True}) == {"files_deleted": 0}
+    assert all(path.exists() for path in [*untouched, fresh])
+    assert client.there("output") >= {"file_link.png", "before.png", "sub/before.png"}
+
+
+async def test_files_are_deleted_with_the_users_own_jobs_alone(start: Callable[..., Any]) -> None:
+    client = await start("--multi-user")
+    ann, bob = [await client.post("/users", {"username": name}) for name in ("ann", "bob")]
+    of_bob = await client.run(paint("bob.png", "output"), bob)
+    await client.run(paint("ann.png", "output"), ann)
+    body = {"delete": [of_bob], "files": True}
+    assert await client.post("/history", body, ann) == {"files_deleted": 0}
+    assert await client.post("/history", {"clear": True, "files": True}, ann) == {"files_deleted": 1}
+    assert client.there("output") == {"bob.png"}
+    assert await client.post("/history", body, bob) == {"files_deleted": 1}
