@@ -160,6 +160,7 @@ class App:
                 self.settings.jobs.max_nodes,
                 self.packs_loaded,
                 self.settings.jobs.max_waiting_mb * 1_000_000,
+                self.folders,
             )
             if self.hook.implements("comfyk_event"):
                 started.callback(self.events.subscribe(self._tell_plugins))

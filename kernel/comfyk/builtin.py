@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from comfyk.execution.executor import ThreadExecutor
     from comfyk.jobs.memory import MemoryJobStore
     from comfyk.pack_info import PackInfo
+    from comfyk.temp_files import TempFiles
 
+_temp_files: WeakKeyDictionary[App, TempFiles] = WeakKeyDictionary()
 _end_log: WeakKeyDictionary[App, list[Callable[[], None]]] = WeakKeyDictionary()
 """What ends the log of an app's jobs, and of how far they are."""
 
@@ -82,6 +84,7 @@ def comfyk_create_cache(app: App) -> OutputCache:
 def comfyk_startup(app: App) -> None:
     from comfyk.jobs.job_log import JobLog
     from comfyk.jobs.progress_log import ProgressLog, terminal
+    from comfyk.temp_files import TempFiles
 
     job_log = JobLog()
 
@@ -94,10 +97,20 @@ def comfyk_startup(app: App) -> None:
         app.events.subscribe(job_log, JobQueued, JobEnded),
         job_log.flush,
     ]
+    _temp_files[app] = TempFiles(app.folders, app.jobs, app.events, app.settings.folders)
 
 
 @hookimpl(trylast=True)
-def comfyk_shutdown(app: App) -> None:
+async def comfyk_serve(app: App) -> None:
+    """A server alone looks after the folder: `comfyk run` knows nothing of the server's jobs."""
+    if app in _temp_files:
+        _temp_files[app].start()
+
+
+@hookimpl(trylast=True)
+async def comfyk_shutdown(app: App) -> None:
+    if (temp_files := _temp_files.pop(app, None)) is not None:
+        await temp_files.stop()
     app.events.deliver()  # what happened until now is still logged
     for end in _end_log.pop(app, []):
         end()

@@ -36,6 +36,17 @@ class FolderSettings(_KernelSection):
         default=None,
         description="Previews and other files that need not last, instead of `temp` in the base folder.",
     )
+    temp_max_mb: int = Field(
+        default=4096,
+        ge=0,
+        description="How much may lie in the temp folder; beyond that the oldest files go. 0: any amount.",
+    )
+    temp_max_age_days: int = Field(
+        default=30,
+        ge=0,
+        description="How long files stay in the temp folder, at most; a job's previews go with the job anyway. 0: as "
+        "long as the job.",
+    )
     user: Annotated[AbsolutePath | None, Option("--user-directory", metavar="DIR")] = Field(
         default=None,
         description="Users' settings and workflows, and the server's own data, instead of `user` in the base "

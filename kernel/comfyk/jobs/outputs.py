@@ -77,6 +77,14 @@ def _listed(media_type: str, items: Any) -> Any:
     return [_as_file(item) or item for item in items if item is not None]
 
 
+def named_files(outputs: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(node id, item) of all items that describe a file; what is in them may be of any type."""
+    for node_id, _, item in _items(outputs):
+        file = _as_file(item)
+        if file is not None:
+            yield node_id, file
+
+
 def _items(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """(node id, media type, item) of all lists of items; `animated` holds flags, not items."""
     for node_id, node in outputs.items():

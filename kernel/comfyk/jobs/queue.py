@@ -12,16 +12,19 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from comfyk.event_bus import EventBus
 from comfyk.events import HistoryDeleted, JobQueued, now_ms
+from comfyk.folders import Folders
 from comfyk.foreign_code import watch
 from comfyk.graph.validation import MAX_NODES, PromptError, check_shape, validate_prompt
 from comfyk.hooks import BoundHooks
 from comfyk.jobs.ending import Endings
 from comfyk.jobs.executor import Executor
+from comfyk.jobs.files import remove, written_files
 from comfyk.jobs.line import Line, OwnLine, SharedLine
 from comfyk.jobs.model import Job, JobStatus, Outcome, QueuedJob
 from comfyk.jobs.other_servers import POLL_S, OtherServers
@@ -31,6 +34,7 @@ from comfyk.jobs.running import RunningJobs
 from comfyk.jobs.store import JobStore, SharedJobStore, StoreError, UnreadableJobError
 from comfyk.nodes.links import Prompt
 from comfyk.nodes.registry import NodeRegistry
+from comfyk.wire import loads_anything
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +71,9 @@ class JobQueue:
         max_nodes: int = MAX_NODES,
         nodes_known: Callable[[], Awaitable[None]] | None = None,
         max_waiting: int = MAX_WAITING,
+        folders: Folders | None = None,
     ) -> None:
-        """`nodes_known` returns when all nodes are registered: prompts wait for it."""
+        """`nodes_known` returns when all nodes are registered: prompts wait for it. `folders`: where jobs write."""
         self.store = store
         self.paused = False
         self._executor = executor
@@ -78,6 +83,7 @@ class JobQueue:
         self._max_attempts = max_attempts
         self._max_nodes = max_nodes
         self._nodes_known = nodes_known
+        self._folders = folders
         self._shared = store if isinstance(store, SharedJobStore) else None
         self._wake = asyncio.Event()
         self._line: Line = (
@@ -303,13 +309,39 @@ class JobQueue:
             self._jobs.changed()
         return moved
 
-    async def delete_history(self, ids: Collection[str] | None, user: str | None = None) -> None:
-        """Forget jobs that have ended, all of them for None."""
+    async def delete_history(
+        self, ids: Collection[str] | None, user: str | None = None, *, files: bool = False
+    ) -> int:
+        """Forget jobs that have ended, all of them for None.
+
+        With `files` also delete what they wrote into the output and temp folders, and return how many files that were.
+        """
+        written = await self._written(ids, user) if files else []
         if ids is None:
             await self.store.clear_history(user)
         else:
             await self.store.delete_history(ids, user)
         self._events.emit(HistoryDeleted(ids=None if ids is None else list(ids), user=user))
+        return await asyncio.to_thread(remove, written)
+
+    async def _written(self, ids: Collection[str] | None, user: str | None) -> list[Path]:
+        """The files that jobs of the history wrote."""
+        folders = self._folders
+        if folders is None:
+            return []
+
+        def of(entries: Sequence[bytes]) -> list[Path]:
+            return [path for entry in entries for path in written_files(loads_anything(entry), folders)]
+
+        found: list[Path] = []
+        if ids is None:
+            async for part in self.store.history_parts(user=user):
+                found += await asyncio.to_thread(of, [entry for _, entry in part])
+            return found
+        for job_id in dict.fromkeys(ids):
+            if (entry := await self.store.history_entry(job_id, user)) is not None:
+                found += await asyncio.to_thread(of, [entry])
+        return found
 
     def pause(self) -> None:
         """Start no more jobs; those that run go on."""

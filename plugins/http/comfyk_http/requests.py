@@ -107,6 +107,10 @@ class QueueRequest(Forgiving):
 class HistoryRequest(Forgiving):
     clear: bool = False
     delete: list[str] = []
+    files: Annotated[
+        bool,
+        Field(description="Also delete what the jobs themselves wrote into the output and temp folders."),
+    ] = False
 
 
 class InterruptRequest(Forgiving):

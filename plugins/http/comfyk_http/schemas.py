@@ -87,6 +87,14 @@ class History(RootModel[dict[str, HistoryEntry]]):
     """Entries by prompt id."""
 
 
+class FilesDeleted(Part):
+    files_deleted: int
+
+
+class HistoryChanged(RootModel[FilesDeleted | None]):
+    """Something to tell when files were to be deleted, else null."""
+
+
 class ExecutionError(Part):
     node_id: str
     """Empty if the error is no node's."""

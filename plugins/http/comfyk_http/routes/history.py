@@ -9,8 +9,8 @@ from aiohttp import web
 from comfyk.api import operation, scope_of
 from comfyk.wire import dumps
 
-from comfyk_http.answer_descriptions import done, gives
-from comfyk_http.json_answers import json_bytes, json_pieces, success
+from comfyk_http.answer_descriptions import gives
+from comfyk_http.json_answers import json_answer, json_bytes, json_pieces, success
 from comfyk_http.keys import APP, SETTINGS
 from comfyk_http.requests import HistoryQuery, HistoryRequest, is_job_id
 
@@ -77,13 +77,17 @@ async def get_history_entry(request: web.Request) -> web.Response:
     "Clear the history, or delete entries",
     tag="history",
     user=True,
-    answers={200: done("Done")},
+    answers={200: gives("Done; with `files` how many files were deleted", "HistoryChanged")},
 )
 async def post_history(request: web.Request, body: HistoryRequest) -> web.Response:
-    """Clear the history, or delete entries from it."""
-    queue, user = request.app[APP].jobs, scope_of(request)
+    """Clear the history, or delete entries from it; with `files` also the files that those jobs wrote.
+
+    Previews in the temp folder go in either case, once no job in the history shows them.
+    """
+    queue, user, files = request.app[APP].jobs, scope_of(request), 0
     if body.clear:
-        await queue.delete_history(None, user)
+        files += await queue.delete_history(None, user, files=body.files)
     if body.delete:
-        await queue.delete_history([job_id for job_id in body.delete if is_job_id(job_id)], user)
-    return success()
+        ids = [job_id for job_id in body.delete if is_job_id(job_id)]
+        files += await queue.delete_history(ids, user, files=body.files)
+    return json_answer({"files_deleted": files}) if body.files else success()

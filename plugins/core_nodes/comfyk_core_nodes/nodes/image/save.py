@@ -117,7 +117,7 @@ class SaveImage(SavingNode):
 
 
 class PreviewImage(io.ComfyNode):
-    """Writes `[B, H, W, C]` into the temp folder, which is emptied by the next start."""
+    """Writes `[B, H, W, C]` into the temp folder, where they last as long as the job in the history."""
 
     RELATIVE_PYTHON_MODULE = "nodes"
 
