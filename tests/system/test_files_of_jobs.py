@@ -167,6 +167,36 @@ async def test_a_start_clears_away_what_nobody_shows(start: Callable[..., Any], 
     assert outside.exists()
 
 
+async def test_servers_that_share_a_queue_keep_each_others_previews(
+    make_server: Callable[..., Any],
+    session: aiohttp.ClientSession,
+    postgres: Callable[[], str],
+    tmp_path: Path,
+) -> None:
+    shared = {
+        "COMFYK_PLUGINS__DISABLED": '["core-nodes"]',
+        "COMFYK_STORAGE__DATABASE_URL": postgres(),
+        "COMFYK_FOLDERS__TEMP": str(tmp_path / "temp"),
+    }
+    clients = []
+    for name in ("a", "b"):
+        server = make_server(tmp_path / name, **shared)
+        (tmp_path / name / "custom_nodes/paint.py").write_text(PACK)
+        await server.start()
+        clients.append(Client(session, server.url, tmp_path))
+    a, b = clients
+    await a.post("/queue", {"pause": True})
+    of_b = await b.run(paint("of_b.png"))
+    put(tmp_path / "temp/of_b.png", hours=2)
+    put(tmp_path / "temp/nobodys.png", hours=2)
+    await b.post("/queue", {"pause": True})
+    await a.post("/queue", {"resume": True})
+    await a.run(paint("of_a.png"))
+    await a.until("of_a.png", "of_b.png")
+    await a.post("/history", {"delete": [of_b]})
+    await a.until("of_a.png")
+
+
 async def test_there_is_never_more_than_the_settings_allow(start: Callable[..., Any]) -> None:
     client = await start("--set", "folders.temp_max_mb=1")
     for name in ("a.png", "b.png", "c.png", "d.png"):
