@@ -1,4 +1,4 @@
-"""`python -m training vae|denoiser|evaluate|all --work DIR`: what is cut off is gone on with."""
+"""`python -m training vae|denoiser|export|evaluate|all --work DIR`: what is cut off is gone on with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import click
 import torch
 
 from training import denoiser, evaluate, vae
+from training.export import export
 
 
 @click.command()
-@click.argument("part", type=click.Choice(["vae", "denoiser", "evaluate", "all"]))
+@click.argument("part", type=click.Choice(["vae", "denoiser", "export", "evaluate", "all"]))
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Where what is learned is kept.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--vae-steps", default=vae.STEPS, show_default=True)
@@ -23,6 +24,8 @@ def main(part: str, work: Path, threads: int, vae_steps: int, steps: int) -> Non
         vae.train(work, vae_steps)
     if part in ("denoiser", "all"):
         denoiser.train(work, steps)
+    if part in ("export", "all"):
+        export(work, work / "comfyk-demo.safetensors")
     if part in ("evaluate", "all"):
         for name, share in evaluate.evaluate(work).items():
             click.echo(f"{name}: {share:.0%}")
