@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from comfyk.api import ReceivedFile, remove_leftovers
+from comfyk.atomic import write_file
 from comfyk.folders import Folders, PathOutsideError
 
 
@@ -106,6 +107,31 @@ def test_without_locks_a_leftover_is_told_by_its_age(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_what_a_kill_left_half_written_is_removed_once_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = Folders(tmp_path)
+    folders.create()
+    file = folders.user / "default" / "comfy.settings.json"
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("comfyk.atomic.os.replace", kill)
+        patch.setattr(Path, "unlink", kill)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                write_file(file, "{}")
+    old, new = file.parent.iterdir()
+    os.utime(old, (0, 0))
+    theirs = file.with_name(".theirs.d41d8cd98f00b204e9800998ecf8427e")
+    theirs.write_bytes(b"")
+    os.utime(theirs, (0, 0))
+    remove_leftovers(folders)
+    assert set(file.parent.iterdir()) == {new, theirs}
+
+
 def test_leftovers_in_subfolders_are_removed_and_nothing_behind_a_link(tmp_path: Path) -> None:
     folders = Folders(tmp_path / "base")
     folders.create()

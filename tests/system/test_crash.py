@@ -147,6 +147,43 @@ async def test_a_server_that_is_killed_while_a_job_waits_for_torch_does_not_blam
     assert entry["outputs"]["2"]["images"][0]["filename"] == "x_00001_.png"
 
 
+async def test_uploads_that_a_kill_cuts_short_leave_nothing_at_the_next_start(server, session, tmp_path):
+    def hidden() -> list[str]:
+        folders = ("input", "output", "temp", "user")
+        return [file.name for name in folders for file in (tmp_path / name).rglob(".comfyk-*")]
+
+    async def slowly(start: bytes):
+        yield start + b"x" * 3_000_000
+        await asyncio.sleep(60)
+
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    start = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    for _ in range(2):
+        await server.start()
+        async with asyncio.timeout(20):
+            while hidden():  # of the time before
+                await asyncio.sleep(0.05)
+        uploads = [
+            asyncio.create_task(session.post(server.url + "/upload/image", data=slowly(start), headers=form)),
+            asyncio.create_task(session.post(server.url + "/userdata/a%2Fb.bin", data=slowly(b""))),
+        ]
+        async with asyncio.timeout(20):
+            while len(hidden()) < 2:
+                await asyncio.sleep(0.05)
+        await server.kill()
+        assert all(
+            isinstance(e, aiohttp.ClientError) for e in await asyncio.gather(*uploads, return_exceptions=True)
+        )
+    await server.start()
+    async with asyncio.timeout(20):
+        while hidden():
+            await asyncio.sleep(0.05)
+    assert list((tmp_path / "input").iterdir()) == []
+    async with session.get(server.url + "/userdata?dir=a") as answer:
+        assert answer.status == 200 and await answer.json() == []
+    assert await server.stop() == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is asked of /proc")
 async def test_a_queue_larger_than_memory_is_there_after_a_kill_and_runs(
     make_server, session, prompt, tmp_path

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
+from comfyk.atomic import UNFINISHED
 from comfyk.folders import Folders, resolve_inside
 from comfyk.generation import FOLDER as GENERATIONS
 from comfyk.locks import try_lock
@@ -32,22 +33,28 @@ F = TypeVar("F")
 
 _PREFIX = ".comfyk-upload-"
 _PIECE = 1024 * 1024
-_LEFTOVER_AGE = 24 * 3600
+_LEFTOVER_AGE, _WRITTEN_AGE = 24 * 3600, 600
 """Seconds."""
 _MOST_ENTRIES = 300_000
 """Files and folders of one root that are looked at for leftovers, give or take a folder."""
 
 
 def is_leftover(name: str) -> bool:
-    """Whether it is the name of a file that is arriving, or of one that never arrived whole."""
-    return name.startswith(_PREFIX)
+    """Whether it is the name of a file that is arriving or being written, or of one that never was whole."""
+    return name.startswith(_PREFIX) or _is_written(name)
+
+
+def _is_written(name: str) -> bool:
+    """Whether it is the name that `comfyk.atomic.write_file` gives a file that is not whole yet."""
+    return name.startswith(".") and name.endswith(UNFINISHED)
 
 
 def remove_leftovers(folders: Folders) -> None:
-    """Remove what uploads left behind, in whatever subfolder, when the server was killed.
+    """Remove what uploads, and files that were being written, left behind in whatever subfolder at a kill.
 
     A file that is arriving is locked by whoever receives it, which may be another server with the same folders. Where
-    files cannot be locked, one that nothing was added to for a day goes.
+    files cannot be locked, one that nothing was added to for a day goes. Of what was being written, ten minutes old
+    ones go: that takes moments.
 
     Links are not followed; in folders of hundreds of thousands of files not all subfolders are looked at. Blocks.
     """
@@ -57,10 +64,12 @@ def remove_leftovers(folders: Folders) -> None:
             with suppress(OSError):
                 if _is_left(entry.path):
                     os.unlink(entry.path)
-                    log.info("removed %s, left by an unfinished upload", entry.path)
+                    log.info("removed %s, which never was whole", entry.path)
 
 
 def _is_left(path: str) -> bool:
+    if _is_written(os.path.basename(path)):
+        return time.time() - os.stat(path).st_mtime > _WRITTEN_AGE
     with open(path, "rb") as file:
         try:
             return try_lock(file.fileno())
