@@ -114,7 +114,7 @@ def test_what_a_kill_left_half_written_is_removed_once_it_is_old(
     folders.create()
     file = folders.user / "default" / "comfy.settings.json"
 
-    def kill(*_: Any) -> None:
+    def kill(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

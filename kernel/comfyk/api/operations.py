@@ -22,9 +22,9 @@ class Answer:
     description: str
     model: Any = None
     """What its JSON is like: a type, or where one is found (`"package.module:Name"`), so that models of answers,
-    which only the document needs, are not imported before it is asked for. None: no JSON."""
+    which only the document needs, are not imported before it is asked for. None and `bytes`: no JSON."""
     content: tuple[str, ...] = ()
-    """The content types, if they are others than JSON's."""
+    """The content types beside JSON's."""
 
     @property
     def type(self) -> Any:

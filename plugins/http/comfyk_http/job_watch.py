@@ -52,7 +52,10 @@ class JobWatch:
         )
 
     async def ended(self, request: web.Request, job: Job, seconds: float) -> JobDetail | None:
-        """The job once it has ended, None when it has not in so many seconds."""
+        """The job once it has ended, None when it has not in so many seconds.
+
+        Raises ConnectionResetError when the client leaves; the job goes on.
+        """
         try:
             outcome = await self._wait(request, job.id, seconds, for_start=False)
         except KeyError:
@@ -60,7 +63,11 @@ class JobWatch:
         return None if outcome is None else ended_detail(job, outcome)
 
     async def changed(self, request: web.Request, detail: JobDetail, seconds: float) -> JobDetail:
-        """The job once it is not as `detail` has it: it runs now, or has ended; or as it is after so many seconds."""
+        """The job once it is not as `detail` has it: it runs now, or has ended; or as it is after so many seconds.
+
+        Raises ApiError (503) when too many wait, and ConnectionResetError when the client leaves.
+        """
+        self.check_room()
         pending = detail.summary.status is JobStatus.PENDING
         try:
             outcome = await self._wait(request, detail.job.id, seconds, for_start=pending)
@@ -69,6 +76,18 @@ class JobWatch:
         if outcome is not None:
             return ended_detail(detail.job, outcome)
         return await self._app.jobs.store.get(detail.job.id) or detail
+
+    def check_room(self) -> None:
+        """Raises ApiError (503) when as many wait as may."""
+        if not self._connections.room_to_stay:
+            self._connections.say("waiting", "as many requests and WebSockets wait as there may be")
+            raise ApiError(
+                503,
+                "too_many_waiting",
+                "As many requests wait for jobs as the server takes.",
+                "Ask without wait, or again in a moment. http.max_connections is the limit.",
+                headers={"Retry-After": "5"},
+            )
 
     def progress(self, detail: JobDetail) -> dict[str, Any] | None:
         """How far a job is that runs here; None for any other."""
@@ -109,21 +128,11 @@ class JobWatch:
     ) -> Outcome | None:
         """How the job ended; None when time is up, the server stops, or (`for_start`) the job runs.
 
-        Raises KeyError when it is not in the queue, ApiError (503) when too many wait, and ConnectionResetError when
-        the client leaves.
+        Raises KeyError when it is not in the queue, and ConnectionResetError when the client leaves.
         """
         seconds = min(seconds, self._longest)
         if seconds <= 0 or self._closed or (for_start and job_id in self._running):
             return None
-        if not self._connections.room_to_stay:
-            self._connections.say("waiting", "as many requests and WebSockets wait as there may be")
-            raise ApiError(
-                503,
-                "too_many_waiting",
-                "As many requests wait for jobs as the server takes.",
-                "Ask without wait, or again in a moment. http.max_connections is the limit.",
-                headers={"Retry-After": "5"},
-            )
         loop = asyncio.get_running_loop()
         waiter = _Waiter(for_start, loop.create_future())
         watched = self._watched.get(job_id)

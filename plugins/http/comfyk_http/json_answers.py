@@ -17,9 +17,9 @@ IGNORED = "Comfyk-Ignored"
 """The header of an answer that names what the request held in vain: fields, or `body`."""
 
 
-def json_answer(value: Any, *, headers: Mapping[str, str] | None = None) -> web.Response:
-    """200 with `value` as JSON."""
-    return json_bytes(dumps(value), headers=headers)
+def json_answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """`value` as JSON."""
+    return json_bytes(dumps(value), status=status, headers=headers)
 
 
 def success(*, ignored: str | None = None) -> web.Response:
@@ -30,9 +30,9 @@ def success(*, ignored: str | None = None) -> web.Response:
     return json_answer(None, headers=None if ignored is None else {IGNORED: ignored})
 
 
-def json_bytes(body: bytes, *, headers: Mapping[str, str] | None = None) -> web.Response:
-    """200 with JSON that is written already."""
-    return web.Response(body=body, content_type="application/json", headers=headers)
+def json_bytes(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """JSON that is written already."""
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
 async def json_pieces(

@@ -164,16 +164,14 @@ class _Writer:
     def _answer(self, route: Route, status: int) -> Json:
         answer = route.operation.answers[status]
         written: Json = {"description": answer.description}
-        if answer.content:
-            binary = {"type": "string", "format": "binary"}
-            written["content"] = {
-                type: {"schema": {"type": "string"} if type.startswith("text/") else binary}
-                for type in answer.content
-            }
-        elif answer.model is not None:
-            written["content"] = {
-                "application/json": {"schema": self._found[_key(route, "answer", str(status))]}
-            }
+        content: Json = {}
+        if _is_json(answer):
+            content["application/json"] = {"schema": self._found[_key(route, "answer", str(status))]}
+        for type in answer.content:
+            text = {"type": "string"}
+            content[type] = {"schema": text if type.startswith("text/") else {**text, "format": "binary"}}
+        if content:
+            written["content"] = content
         return written
 
     def _resolved(self, schema: Json) -> Json:
@@ -233,7 +231,7 @@ def _schemas(adapters: list[_Adapter]) -> tuple[Any, Json]:
 
 
 def _is_json(answer: Answer) -> bool:
-    return answer.model is not None and not answer.content
+    return answer.model not in (None, bytes)
 
 
 def _without_null(schema: Json) -> Json:

@@ -152,6 +152,14 @@ class JobDetail(JobEntry):
     execution_meta: Json = {}
 
 
+class PromptOutcome(PromptResponse, JobDetail):
+    """A prompt that was waited for: what was said when it was queued, and the job as it is now."""
+
+
+class PromptAnswer(RootModel[PromptOutcome | PromptResponse]):
+    """That it is queued; to a request with `wait` with how it ended."""
+
+
 class PaginationInfo(Part):
     offset: int
     limit: int

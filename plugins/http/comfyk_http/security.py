@@ -32,6 +32,7 @@ _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 _CORS_HEADERS = {
     "Access-Control-Allow-Methods": "POST, GET, DELETE, PUT, OPTIONS, PATCH",
     "Access-Control-Allow-Headers": "Content-Type, Authorization, Comfy-User",
+    "Access-Control-Expose-Headers": "Comfyk-Ignored, Comfyk-Prompt-Id, Content-Location, Location",
 }
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from aiohttp import web
 from comfyk.api import ApiError, as_text, operation, scope_of
-from comfyk.jobs import JobDetail, JobQuery, JobStatus, shown_detail, shown_line
+from comfyk.jobs import JobQuery, JobStatus, shown_line
 
 from comfyk_http.answer_descriptions import gives
-from comfyk_http.job_watch import JobWatch
 from comfyk_http.json_answers import json_answer
 from comfyk_http.keys import APP, JOB_WATCH
+from comfyk_http.outcome_answers import shown_job
 from comfyk_http.requests import CancelRequest, JobsQuery, WaitQuery, is_job_id
 
 
@@ -102,12 +101,6 @@ async def cancel_jobs(request: web.Request, body: CancelRequest) -> web.Response
     if wrong:
         raise ApiError(400, "invalid_request", "job_ids contains invalid id(s)", extra={"invalid_ids": wrong})
     return json_answer({"cancelled": await _cancel(request, body.job_ids)})
-
-
-def shown_job(watch: JobWatch, detail: JobDetail) -> dict[str, Any]:
-    """A job whole, with how far it is."""
-    shown, progress = shown_detail(detail), watch.progress(detail)
-    return shown if progress is None else {**shown, "progress": progress}
 
 
 async def _cancel(request: web.Request, job_ids: list[str]) -> bool:

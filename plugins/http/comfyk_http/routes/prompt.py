@@ -6,18 +6,20 @@ import logging
 from typing import Any
 
 from aiohttp import web
-from comfyk.api import ApiError, BadField, as_prompt_error, operation, user_of
+from comfyk.api import Answer, ApiError, BadField, as_prompt_error, operation, user_of
 from comfyk.events import now_ms
 from comfyk.graph import PromptError, node_errors_summary
-from comfyk.jobs import DuplicateJobError, QueueFullError
+from comfyk.jobs import DuplicateJobError, Job, QueueFullError
 from comfyk.wire import dumps
 from comfyk.workflows import is_bare_prompt, is_ui_workflow
 
 from comfyk_http.answer_descriptions import gives
+from comfyk_http.bodies import BODIES
 from comfyk_http.json_answers import json_answer
-from comfyk_http.keys import APP, HUB, USERS
+from comfyk_http.keys import APP, HUB, JOB_WATCH, USERS
+from comfyk_http.outcome_answers import answer_with_outcome
 from comfyk_http.reading import parse, read_json
-from comfyk_http.requests import PromptRequest, is_job_id
+from comfyk_http.requests import PromptRequest, WaitQuery, is_job_id
 from comfyk_http.routes.system import queue_info
 
 log = logging.getLogger(__name__)
@@ -45,20 +47,41 @@ async def get_prompt(request: web.Request) -> web.Response:
     user=True,
     errors=as_prompt_error,
     answers={
-        200: gives("It is queued, and stored durably", "PromptResponse"),
+        200: Answer(
+            "It is queued, and stored durably; with `wait`: it has ended",
+            "comfyk_http.schemas:PromptAnswer",
+            ("image/*",),
+        ),
+        202: gives("It has not ended after so many seconds", "PromptOutcome"),
         400: gives("It cannot be executed", "PromptErrorResponse"),
     },
 )
-async def post_prompt(request: web.Request) -> web.Response:
-    """Outputs that are not valid are left out; the prompt is refused when none remains."""
+async def post_prompt(request: web.Request, query: WaitQuery) -> web.StreamResponse:
+    """Outputs that are not valid are left out; the prompt is refused when none remains.
+
+    With `wait` the answer comes when the job has ended, and says how, as `GET /jobs/{job_id}` does; with the header
+    `Accept: image/*` it is the first picture that the job saved, or 406 when there is none, 409 when the job was
+    cancelled, 500 when it failed. A client that leaves does not cancel the job.
+    """
+    if query.wait is not None:
+        request.app[JOB_WATCH].check_room()
     try:
-        return await _queue(request)
+        queued = await _queue(request)
     except ApiError as error:
         log.warning("refused a prompt: %s %s", error.message, error.details)
         raise
+    if isinstance(queued, web.Response):
+        return queued
+    job, node_errors = queued
+    told = {"prompt_id": job.id, "number": job.number, "node_errors": node_errors}
+    if query.wait is None:
+        return json_answer(told)
+    request.app[BODIES].forget(request)  # it is stored, and others want the room
+    return await answer_with_outcome(request, job, told, query.wait)
 
 
-async def _queue(request: web.Request) -> web.Response:
+async def _queue(request: web.Request) -> tuple[Job, dict[str, Any]] | web.Response:
+    """The job, with what is wrong behind outputs that are left out; or the answer that says why there is none."""
     app = request.app[APP]
     body = await read_json(request, lax=True)
     _refuse_what_is_no_prompt(body)
@@ -104,7 +127,7 @@ async def _queue(request: web.Request) -> web.Response:
     if submission.node_errors:
         left_out = node_errors_summary(submission.node_errors)
         log.warning("prompt %s runs without what is behind these errors: %s", job.id, left_out)
-    return json_answer({"prompt_id": job.id, "number": job.number, "node_errors": submission.node_errors})
+    return job, submission.node_errors
 
 
 def _refuse_what_is_no_prompt(body: dict[str, Any]) -> None:
