@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -82,6 +83,19 @@ def test_a_mapping_that_goes_gives_its_place_back(tmp_path: Path) -> None:
     slot = guard.add(0, 0)
     assert slot is not None
     guard.remove(slot)
+
+
+def test_a_mapping_that_goes_while_another_one_comes_holds_nothing_up(tmp_path: Path) -> None:
+    """The garbage collector runs at any allocation, in the middle of guarding the next file too."""
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.ones(4)}, path)
+    guard = bus_errors.guard()
+    assert guard is not None
+    state = load_torch_file(path)
+    with guard._lock:  # as in `add`
+        del state
+        gc.collect()
+    assert float(load_torch_file(path)[0]["weight"].sum()) == 4
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

@@ -187,16 +187,17 @@ class Guard:
         """Guard these addresses. Returns the slot, which is to be given back; None when none is left."""
         with self._lock:
             self._install()
-            if not self._free:
+            try:
+                slot = self._free.pop()
+            except IndexError:
                 return None
-            slot = self._free.pop()
             _ENTRY.pack_into(self._table, slot * _ENTRY.size, first, end, 0)
             return slot
 
     def remove(self, slot: int) -> None:
-        with self._lock:
-            _ENTRY.pack_into(self._table, slot * _ENTRY.size, 0, 0, 0)
-            self._free.append(slot)
+        """Give a slot back. The garbage collector may call this in the middle of `add`, so it takes no lock."""
+        _ENTRY.pack_into(self._table, slot * _ENTRY.size, 0, 0, 0)
+        self._free.append(slot)
 
     def hit(self, slot: int) -> bool:
         """Whether something touched what was not there, and got zeros."""

@@ -83,7 +83,7 @@ def map_file(file: BinaryIO, path: Path) -> Tensor | None:
         return None
     with _lock:
         _mapped[slot] = _Mapped(path, first, first + identity.size, slot, identity)
-    weakref.finalize(memory, _forget, slot).atexit = False
+    weakref.finalize(memory, _forget, watching, slot).atexit = False
     return content
 
 
@@ -98,10 +98,10 @@ def mapping_start(address: int) -> int:
     raise ValueError(f"nothing is mapped at {address:#x}")
 
 
-def _forget(slot: int) -> None:
+def _forget(watching: Guard, slot: int) -> None:
     # Called by the garbage collector, on whatever thread it runs and maybe within the lock: it takes none.
     _mapped.pop(slot, None)
-    _guarded().remove(slot)
+    watching.remove(slot)
 
 
 def check_unchanged(weights: Iterable[Tensor]) -> None:
